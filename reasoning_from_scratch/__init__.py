@@ -9,12 +9,16 @@ import importlib
 
 _MODULES = {
     "model": ("GPT", "GPTConfig", "KVCache", "ScalarHead"),
-    "tokenizer": ("Tokenizer",),
-    "pretrained": ("load_pretrained", "save_pretrained"),
+    "tokenizer": ("Tokenizer", "train_bpe"),
+    "pretrained": ("load_pretrained", "save_pretrained", "find_smollm2"),
     "sampling": ("Rollout", "sample"),
-    "verify": ("extract_answer", "math_equal"),
+    "verify": ("extract_answer", "math_equal", "check_format"),
     "sandbox": ("RunResult", "run_python"),
-    "rewards": (),
+    "rewards": (
+        "accuracy_reward", "format_reward", "language_reward", "repetition_penalty", "token_f1",
+        "combine", "reward_parts", "random_reward", "inverted_reward", "as_trl_reward",
+        "from_trl_reward", "trl_columns",
+    ),
     "lengths": (
         "lcpo_exact", "lcpo_max", "kimi_length_reward", "cosine_reward", "overlong_penalty",
     ),
@@ -26,10 +30,14 @@ _MODULES = {
         "aggregate_share",
     ),
     "exact": ("TablePolicy",),
-    "evaluate": (),
-    "stats": ("pass_at_k", "bootstrap_interval", "majority_vote"),
+    "evaluate": ("Evaluation", "measure"),
+    "stats": (
+        "pass_at_k", "bootstrap_interval", "t_interval", "wilson_interval", "paired_difference",
+        "mcnemar_p", "standard_error", "majority_vote", "weighted_vote", "best_of_n",
+    ),
     "runs": ("Run",),
     "sft": ("SFTSettings", "train_sft"),
+    "report": ("figure_style", "learning_curves", "before_after_figure", "write_page"),
     "grpo": ("GRPOSettings", "PRESETS", "train_grpo"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
