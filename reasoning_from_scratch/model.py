@@ -47,6 +47,9 @@ class GPTConfig:
     attention_bias: bool = False  # bias on query, key and value, as Qwen2
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         fill = object.__setattr__  # the dataclass is frozen for everyone else
         if self.kv_heads is None:
             fill(self, "kv_heads", self.heads)
@@ -58,9 +61,6 @@ class GPTConfig:
             fill(self, "head_width", self.width // self.heads)
         if self.mlp_width is None:
             fill(self, "mlp_width", 32 * math.ceil(self.width * 8 / 3 / 32))
-        for name, value in asdict(self).items():
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"kv_heads is {self.kv_heads}, expected a divisor of heads={self.heads}"

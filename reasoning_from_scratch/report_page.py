@@ -92,8 +92,10 @@ def metric_name(key: str) -> tuple[str, str]:
             return METRICS[known]
     if short.startswith("pass"):
         return short.replace("pass_at_", "pass@"), "%"
-    unit = METRICS.get(short.rpartition("_")[2], ("", ""))[1]  # "longest_length" is in tokens too
-    return short.replace("_", " "), unit
+    # "longest_length" and "length_greedy" are in tokens, too.
+    ends = (short.rpartition("_")[2], short.partition("_")[0])
+    known = [METRICS[end] for end in ends if end in METRICS]
+    return short.replace("_", " "), known[0][1] if known else ""
 
 
 def metric_rows(before: Mapping[str, object], after: Mapping[str, object]) -> list[dict]:

@@ -129,12 +129,12 @@ def test_addition_prompts_are_worked_lines_and_a_question(digits, shots):
     task = get_task("addition", digits=digits, shots=shots)
     for problem in task.generate(50, seed=0, split="test"):
         *lines, question = problem.prompt.split("\n")
-        a, b = map(int, re.fullmatch(r"(\d+)\+(\d+)=", question).groups())
+        a, b = map(int, re.fullmatch(r"(\d+) \+ (\d+) =", question).groups())
         assert int(problem.answer) == a + b and len(str(a)) == len(str(b)) == digits
         assert len(lines) == shots
         pairs = {tuple(sorted((a, b)))}
         for line in lines:
-            c, d, total = map(int, re.fullmatch(r"(\d+)\+(\d+)=(\d+)", line).groups())
+            c, d, total = map(int, re.fullmatch(r"(\d+) \+ (\d+) = (\d+)", line).groups())
             assert c + d == total
             assert split_of(f"addition {min(c, d)}+{max(c, d)}") == "train"
             pairs.add(tuple(sorted((c, d))))
@@ -146,8 +146,9 @@ def test_shots_of_training_problems_are_never_the_question():
     task = get_task("addition", digits=1, shots=10)
     for problem in task.generate(200, seed=0, split="train"):
         *lines, question = problem.prompt.split("\n")
-        a, b = question.rstrip("=").split("+")
-        assert not {f"{a}+{b}", f"{b}+{a}"} & {line.partition("=")[0] for line in lines}
+        a, b = question.removesuffix(" =").split(" + ")
+        asked = {f"{a} + {b}", f"{b} + {a}"}
+        assert not asked & {line.partition(" =")[0] for line in lines}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_shots_of_training_problems_are_never_the_question():
     [("53\n", 1), ("53", 1), (" 53\n40+1=41", 1), ("\n53", 0), ("53.", 0), ("053", 0), ("5 3", 0)],
 )
 def test_addition_reads_the_first_line_alone(completion, score):
-    problem = Problem("40+13=", "53", "53\n")
+    problem = Problem("40 + 13 =", "53", " 53\n")
     assert get_task("addition").score(problem, completion) == score
 
 

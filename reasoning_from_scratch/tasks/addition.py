@@ -1,8 +1,10 @@
 """Addition after worked lines: a prompt that a pretrained model half knows how to go on from.
 
-12+34=46
-57+21=78
-40+13=
+12 + 34 = 46
+57 + 21 = 78
+40 + 13 =
+
+The spaces matter: SmolLM2-135M has read lines like these, and hardly knows them without.
 """
 
 from dataclasses import dataclass
@@ -43,11 +45,11 @@ class Addition(Task):
             other, (a, b) = self._draw(random)
             if other not in used and split_of(other) == "train":
                 used.add(other)
-                lines.append(f"{a}+{b}={a + b}\n")
+                lines.append(f"{a} + {b} = {a + b}\n")
         a, b = facts
         return Problem(
-            prompt=f"{''.join(lines)}{a}+{b}=",
+            prompt=f"{''.join(lines)}{a} + {b} =",
             answer=str(a + b),
-            demonstration=f"{a + b}\n",
+            demonstration=f" {a + b}\n",
             meta={"key": key, "operands": [a, b]},
         )

@@ -1,0 +1,353 @@
+"""Policy optimisation from groups of completions: REINFORCE, RLOO, GRPO and what came after.
+
+One loop. What differs between the published methods is a row of settings: see `PRESETS`.
+
+Left out: a critic (`ppo.py`), an engine that samples while the policy trains, and the corrections
+that such an engine needs.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reasoning_from_scratch.advantages import group_advantages
+from reasoning_from_scratch.checks import check_choice
+from reasoning_from_scratch.losses import (
+    aggregate_share,
+    aggregate_tokens,
+    kl_estimate,
+    masked_mean,
+    policy_loss,
+    token_logprobs,
+)
+from reasoning_from_scratch.model import GPT
+from reasoning_from_scratch.rollouts import (
+    Batch,
+    ProblemStream,
+    RewardFunction,
+    collect,
+    readable,
+    score,
+)
+from reasoning_from_scratch.runs import Run
+from reasoning_from_scratch.tasks import Task
+from reasoning_from_scratch.tokenizer import Tokenizer
+from reasoning_from_scratch.training import (
+    average,
+    learning_rate,
+    make_optimizer,
+    micro_batches,
+    optimiser_step,
+    precision,
+    rank,
+    sum_over_processes,
+    world_size,
+)
+
+
+@dataclass(frozen=True)
+class GRPOSettings:
+    """Settings of `train_grpo`. The defaults are GRPO without its KL term; see `PRESETS`."""
+
+    steps: int = 200  # rollouts
+    prompts: int = 16  # problems a rollout, over all processes
+    group_size: int = 8  # completions of each
+    max_new_tokens: int = 64  # the longest completion
+    temperature: float = 1.0  # of sampling, and so of every log-probability in the loss
+    stop: tuple[str, ...] = ()  # strings that end a completion besides the end token
+    updates: int = 1  # optimiser steps on each rollout, each on its own share of the rows
+    lr: float = 3e-4  # peak learning rate
+    warmup: int = 10  # rollouts to the peak
+    final_lr: float = 0.1  # share of the peak at the end; linear in between
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0  # the gradient is shortened to this 2-norm
+    baseline: str = "mean"  # what a reward is compared with: mean, leave_one_out, none
+    scale: str = "group_std"  # what the difference is divided by: group_std, batch_std, none
+    ratio: str = "token"  # token, or sequence (GSPO)
+    clip: str = "ppo"  # ppo, cispo or none
+    clip_low: float = 0.2  # how far below 1 the ratio may fall
+    clip_high: float = 0.2  # how far above 1; DAPO's clip-higher is 0.28
+    aggregate: str = "sequence_mean"  # sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO)
+    kl_coef: float = 0.0  # weight of KL(policy‖reference) in the loss
+    kl: str = "k3"  # its estimator: k1 (no gradient on average), k2, k3
+    resample: int = 0  # extra rollouts a step to fill it with mixed groups (DAPO, dynamic sampling)
+    overlong: int = 0  # tokens before the limit over which DAPO's length penalty grows; 0: none
+    micro_tokens: int = 1024  # padded tokens in one forward pass: about what a CPU's cache holds
+    checkpoint_every: int = 25  # steps; a killed run goes on from the last one
+    record_every: int = 10  # steps between completions kept for reading
+    evaluate_every: int = 0  # steps between calls of `evaluate`; 0: never
+    seed: int = 0  # problems, completions, order of the rows
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts", "updates", "checkpoint_every", "record_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        check_choice("baseline", self.baseline, ("mean", "leave_one_out", "none"))
+        check_choice("scale", self.scale, ("group_std", "batch_std", "none"))
+        check_choice("ratio", self.ratio, ("token", "sequence"))
+        check_choice("clip", self.clip, ("ppo", "cispo", "none"))
+        check_choice("aggregate", self.aggregate, ("sequence_mean", "token_mean", "constant"))
+        check_choice("kl", self.kl, ("k1", "k2", "k3"))
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}: training samples, use above 0")
+        if self.group_size < 2 and self.baseline != "none":
+            raise ValueError(
+                f"group_size is {self.group_size}, but baseline={self.baseline!r} compares a "
+                "completion with its group: use at least 2"
+            )
+        if self.updates > self.prompts:
+            raise ValueError(
+                f"updates is {self.updates}, expected at most prompts={self.prompts}: each update "
+                "takes its own groups"
+            )
+        if self.overlong >= self.max_new_tokens:
+            raise ValueError(
+                f"overlong is {self.overlong}, expected less than max_new_tokens="
+                f"{self.max_new_tokens}"
+            )
+
+
+# Each method as its paper (or, where that is silent, its authors' code) has it.
+PRESETS: dict[str, dict[str, object]] = {
+    # Williams 1992: every completion's own reward pushes its own tokens.
+    "reinforce": dict(baseline="none", scale="none", clip="none", aggregate="constant"),
+    # Ahmadian et al. 2024: against the mean of the other completions.
+    "rloo": dict(baseline="leave_one_out", scale="none", clip="none", aggregate="constant"),
+    # Shao et al. 2024, eq. 3 and 4.
+    "grpo": dict(baseline="mean", scale="group_std", aggregate="sequence_mean", kl_coef=0.04),
+    # Liu et al. 2025: no division by length or deviation, no KL.
+    "dr_grpo": dict(baseline="mean", scale="none", aggregate="constant"),
+    # Yu et al. 2025: clip-higher, token mean, mixed groups only, overlong penalty.
+    "dapo": dict(
+        baseline="mean",
+        scale="group_std",
+        aggregate="token_mean",
+        clip_high=0.28,
+        resample=3,
+        overlong=16,
+    ),
+    # Zheng et al. 2025: one ratio a sequence, hence the tiny clip.
+    "gspo": dict(
+        baseline="mean",
+        scale="group_std",
+        ratio="sequence",
+        clip_low=3e-4,
+        clip_high=4e-4,
+        aggregate="sequence_mean",
+    ),
+    # MiniMax 2025: the weight is clipped, the token keeps its gradient; only the upper bound acts.
+    "cispo": dict(
+        baseline="mean",
+        scale="group_std",
+        clip="cispo",
+        clip_low=1.0,
+        clip_high=1.0,
+        aggregate="token_mean",
+        resample=3,
+        overlong=16,
+    ),
+}
+
+
+def preset(name: str, **changes: object) -> GRPOSettings:
+    """Return the settings of a published method, with changes.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset is {name!r}, expected one of {', '.join(PRESETS)}")
+    return GRPOSettings(**{**PRESETS[name], **changes})
+
+
+def train_grpo(
+    policy: GPT,
+    tokenizer: Tokenizer,
+    task: Task,
+    settings: GRPOSettings,
+    *,
+    run: Run | None = None,
+    reward: RewardFunction | None = None,
+    evaluate: Callable[[GPT], dict] | None = None,
+) -> Run:
+    """Train `policy` in place on `task`; return the run with its history.
+
+    Args:
+        reward:   parts of the reward, one of them called "correct". None: `task.score` alone.
+        evaluate: called with the policy each `evaluate_every` steps; what it returns is logged.
+
+    Source: Shao et al. 2024 (DeepSeekMath), algorithm 1, without its outer iteration.
+    """
+    s, run = settings, run or Run()
+    device = policy.embedding.weight.device
+    generator = torch.Generator(device).manual_seed(s.seed * world_size() + rank())
+    optimizer = make_optimizer(policy, lr=s.lr, weight_decay=s.weight_decay)
+    reference = copy.deepcopy(policy).requires_grad_(False) if s.kl_coef else None
+    problems = ProblemStream(task, s.seed)
+    state = run.restore(policy, optimizer, generator)
+    problems.position = state.get("problems", [0] * world_size())[rank()]
+    reward = reward or (lambda owners, rollout: {"correct": score(task, owners, rollout)})
+
+    for step in range(state["step"], s.steps):
+        clock = time.perf_counter()
+        # Sample G completions of each of P prompts from the policy as it is now, and score each.
+        batch, stats = collect(policy, tokenizer, problems, reward, s, generator)
+        sampled = time.perf_counter()
+
+        # Compare each completion with the others of its own prompt.
+        batch.advantages = group_advantages(
+            batch.rewards.view(-1, s.group_size), baseline=s.baseline, scale=s.scale
+        ).flatten()  # [B]
+
+        # A few updates on this rollout; it grows stale with each, and the clip limits that.
+        lr = learning_rate(step, lr=s.lr, steps=s.steps, warmup=s.warmup, final=s.final_lr)
+        order = torch.randperm(
+            len(batch.rewards) // s.group_size, generator=generator, device=device
+        )
+        updates = []
+        for groups in order.tensor_split(s.updates):
+            parts = PolicyLosses(policy, reference, batch, groups, s)
+            norm = optimiser_step(policy, optimizer, parts, lr=lr, max_grad_norm=s.max_grad_norm)
+            updates.append(parts.stats() | {"grad_norm": float(norm)})
+
+        stats |= average(updates, [1.0] * len(updates)) | {"lr": lr}
+        stats["sample_seconds"] = sampled - clock
+        stats["seconds"] = time.perf_counter() - clock
+        if step % s.record_every == 0 or step + 1 == s.steps:
+            run.record(readable(step, batch, tokenizer, s.group_size, groups=4))
+        if evaluate is not None and s.evaluate_every and (step + 1) % s.evaluate_every == 0:
+            stats["eval"] = evaluate(policy)
+        run.end_step(step, stats, s, policy, optimizer, generator, problems=problems.positions())
+    return run
+
+
+class PolicyLosses:
+    """The losses of one optimiser step, a micro-batch at a time, each weighted by its share.
+
+    A prompt is run once for the completions that share it. A group that is all right or all wrong
+    has no advantage: it counts in the averages, but costs nothing.
+    """
+
+    def __init__(
+        self,
+        policy: GPT,
+        reference: GPT | None,
+        batch: Batch,
+        groups: Tensor,
+        settings: GRPOSettings,
+    ) -> None:
+        self.policy, self.reference, self.settings = policy, reference, settings
+        self.groups = Groups.cut(batch, groups, settings.group_size, settings.micro_tokens)
+        self.found: list[dict[str, Tensor]] = []
+        self.weights: list[float] = []
+        self.loss = 0.0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        s, groups = self.settings, self.groups
+        sequences, counted = sum_over_processes(groups.advantages.numel(), float(groups.mask.sum()))
+        how = {"aggregate": s.aggregate, "max_tokens": s.max_new_tokens}
+        live = (groups.advantages != 0).any(1) | bool(s.kl_coef)
+        rows = live.nonzero().squeeze(1)
+        for part in micro_batches(groups.sizes()[rows], max_tokens=s.micro_tokens):
+            part = groups.select(rows[part])
+            mask = part.mask.flatten(0, 1)
+            logprobs = part.logprobs(self.policy, s.temperature)
+            loss, stats = policy_loss(
+                logprobs,
+                part.old_logprobs.flatten(0, 1),
+                part.advantages.flatten(),
+                mask,
+                clip_low=s.clip_low,
+                clip_high=s.clip_high,
+                ratio=s.ratio,
+                clip=s.clip,
+                **how,
+            )
+            if self.reference is not None:
+                with torch.no_grad():
+                    ref_logprobs = part.logprobs(self.reference, s.temperature)
+                kl = kl_estimate(logprobs, ref_logprobs, kind=s.kl)
+                loss = loss + s.kl_coef * aggregate_tokens(kl, mask, **how)
+                stats["kl"] = masked_mean(kl.detach(), mask)
+            loss = loss * aggregate_share(
+                mask, aggregate=s.aggregate, total_sequences=int(sequences), total_tokens=counted
+            )
+            self.loss += float(loss.detach())
+            self.found.append(stats)
+            self.weights.append(float(mask.sum()))
+            yield loss
+
+    def stats(self) -> dict[str, float]:
+        """Return the step's numbers, averaged over the tokens that were computed."""
+        return {"loss": self.loss, **average(self.found, self.weights)}
+
+
+@dataclass
+class Groups:
+    """Completions cut out of a rollout: column j is about the completion's token j.
+
+    U units of g completions with one prompt; Tp and Tc are the longest prompt and completion.
+    """
+
+    prompts: Tensor  # [U,Tp], each without its last token
+    lengths: Tensor  # [U] tokens in them
+    inputs: Tensor  # [U,g,Tc] the prompt's last token, then the completion but for its last
+    targets: Tensor  # [U,g,Tc] the completion
+    old_logprobs: Tensor  # [U,g,Tc]
+    mask: Tensor  # [U,g,Tc]
+    advantages: Tensor  # [U,g]
+
+    @classmethod
+    def cut(cls, batch: Batch, groups: Tensor, group_size: int, max_tokens: int) -> "Groups":
+        """Cut the given groups [N] out of a batch.
+
+        A group whose completions exceed `max_tokens` is cut into equal units, each with the prompt.
+        """
+        r = batch.rollout
+        rows = groups[:, None] * group_size + torch.arange(group_size, device=groups.device)
+        rows = rows.flatten()
+        lengths, time = r.prompt_lengths[rows] - 1, int(r.lengths[rows].max())
+        divisors = [g for g in range(group_size, 0, -1) if group_size % g == 0]
+        unit = next((g for g in divisors if g * time <= max_tokens), 1)
+
+        # Logits at t speak of token t+1. This is the one place that shifts.
+        before = lengths[:, None] + torch.arange(time, device=rows.device)  # [b,Tc]
+        last = r.tokens.shape[1] - 1
+
+        def pick(x: Tensor, column: Tensor) -> Tensor:
+            return x[rows].gather(1, column.clamp(max=last)).unflatten(0, (-1, unit))
+
+        inside = (before < last).unflatten(0, (-1, unit))
+        return cls(
+            prompts=r.tokens[rows[::unit], : max(int(lengths.max()), 1)],
+            lengths=lengths[::unit],
+            inputs=pick(r.tokens, before),
+            targets=pick(r.tokens, before + 1),
+            old_logprobs=pick(r.logprobs, before + 1),
+            mask=pick(r.mask, before + 1) * inside,
+            advantages=batch.advantages[rows].unflatten(0, (-1, unit)),
+        )
+
+    def sizes(self) -> Tensor:
+        """Return each unit's tokens when it is padded to its own longest completion: [U]."""
+        return self.lengths + self.mask.shape[1] * self.mask.sum(2).amax(1).long()
+
+    def select(self, units: Tensor) -> "Groups":
+        """Return the given units, without the columns that none of them needs."""
+        prompt = max(int(self.lengths[units].max()), 1)
+        time = int(self.mask[units].sum(2).max())
+        cut = {name: getattr(self, name)[units] for name in ("lengths", "advantages")}
+        for name in ("inputs", "targets", "old_logprobs", "mask"):
+            cut[name] = getattr(self, name)[units, :, :time]
+        return Groups(prompts=self.prompts[units, :prompt], **cut)
+
+    def logprobs(self, model: GPT, temperature: float) -> Tensor:
+        """Return log π of the completions at the temperature they were sampled with: [U·g,Tc]."""
+        with precision(self.inputs.device):
+            logits = model.head(model.hidden_after(self.prompts, self.lengths, self.inputs))
+        logits = logits.float() / temperature
+        return token_logprobs(logits, self.targets).flatten(0, 1)
