@@ -241,18 +241,17 @@ def chat(model: Model = None, temperature: float = 0.0, max_new_tokens: int = 25
         say(rollout.texts[0])
 
 
-def report(folders: tyro.conf.Positional[tuple[Path, ...]], out: Out = None) -> None:
+def report(folders: tyro.conf.Positional[tuple[Path, ...]], name: str = "seeds") -> None:
     """Redraw the page of completions of a run, or the table and figures of several seeds.
 
     Args:
         folders: of one run, or of main jobs that differ in their seed alone.
-        out: with several runs, the folder for their means and figures.
+        name: with several runs, of data/NAME.json and figures/NAME_*.svg.
     """
     if len(folders) == 1:
         say(str(reports.write_page(folders[0])))
     else:
-        title = "Rewarded only for the answer, the model learns to think"
-        say(record_seeds(folders, out or Path("runs") / "seeds", title=title))
+        say(record_seeds(folders, name))
 
 
 def export(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path]) -> None:

@@ -181,6 +181,7 @@ def before_after_figure(
     *,
     title: str,
     labels: tuple[str, str] = ("before RL", "after RL"),
+    over: str = "problems",
 ) -> Figure:
     """Draw accuracy by the number of steps in the problem, before and after.
 
@@ -188,6 +189,7 @@ def before_after_figure(
         before, after: metrics with "by_steps": {"2": metric, …}, and maybe "longer": a metric, or
                        {"6": metric, …}, of problems with more steps than any in training.
         path, title:   as for `learning_curves`.
+        over:          what the metrics' intervals are over, for the legend.
 
     Raises:
         ValueError: there is no "by_steps" in one of them.
@@ -206,7 +208,7 @@ def before_after_figure(
             axes.plot([], [], label=label, marker=marker, **look)
         _label_steps(axes, names, series)
         figure.legend(
-            loc="outside lower left", ncols=2, title="bars: 95 % interval over problems",
+            loc="outside lower left", ncols=2, title=f"bars: 95 % interval over {over}",
             title_fontsize=7, alignment="left",
         )  # fmt: skip
         return _finish(figure, title, path)

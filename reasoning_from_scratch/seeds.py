@@ -31,13 +31,13 @@ def over_seeds(metrics: Sequence[Mapping[str, object]]) -> dict[str, object]:
     return joined
 
 
-def record_seeds(folders: Sequence[Path], out: Path, *, title: str) -> str:
-    """Write what several finished main jobs found to `out`: a JSON file and two figures.
+def record_seeds(folders: Sequence[Path], name: str, *, root: Path = Path()) -> str:
+    """Write what several finished main jobs found: a JSON file and two figures.
 
     Args:
         folders: of jobs that differ in their seed alone.
-        out:     a folder; `seeds.json`, `curves.svg` and `steps.svg` are written to it.
-        title:   of the figures.
+        name:    names data/NAME.json, figures/NAME_curves.svg and figures/NAME_steps.svg.
+        root:    the folder that holds data and figures.
 
     Returns:
         The table before and after, intervals over seeds, as text.
@@ -64,11 +64,13 @@ def record_seeds(folders: Sequence[Path], out: Path, *, title: str) -> str:
         "seeds": [s["seed"] for s in settings], "before": before, "after": after,
         "seconds": seconds, "settings": settings[0]["recipe"],
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "seeds.json", json.dumps(found, indent=1) + "\n")
-    learning_curves({"GRPO": logs}, out / "curves.svg", title=title)
+    figures, title = root / "figures", settings[0]["recipe"]["message"]
+    for folder in (root / "data", figures):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(root / "data" / f"{name}.json", json.dumps(found, indent=1) + "\n")
+    learning_curves({"GRPO": logs}, figures / f"{name}_curves.svg", title=title)
     if "by_steps" in before:
-        before_after_figure(before, after, out / "steps.svg", title=title)
+        before_after_figure(before, after, figures / f"{name}_steps.svg", title=title, over="seeds")
     return before_after_table(before, after)
 
 

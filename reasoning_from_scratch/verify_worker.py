@@ -116,7 +116,7 @@ class _Pool:
         self.closed = not hasattr(os, "fork")
 
     def ask(self, question: list, timeout: float) -> tuple[bool, float]:
-        for _ in range(2):
+        for _ in range(3):  # children and server may have been killed while they were idle
             server = self.running()
             end = time.monotonic() + (1 + SLACK) * timeout
             child = self.borrow(server, timeout) if server else None
@@ -135,7 +135,8 @@ class _Pool:
             if answer:
                 return answer == YES, seconds
             if seconds > timeout / 10:
-                break  # else it was dead before: once more
+                break
+            self.bury(server)
         return False, timeout
 
     def running(self) -> _Server | None:
@@ -181,6 +182,18 @@ class _Pool:
                 child.close()  # an idle child ends by this, a busy one by its own clock
             self.changed.notify()
 
+    def bury(self, server: _Server) -> None:
+        """A child was dead before it was asked: so may be the others, and the server."""
+        self.empty()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.process.wait(0.1)
+            self.drop(server)
+
+    def empty(self) -> None:
+        with self.changed:
+            while self.idle:
+                self.idle.pop().close()
+
     def drop(self, server: _Server) -> None:
         with self.changed:
             if self.server is server:
@@ -193,6 +206,7 @@ class _Pool:
             self.closed = True
             if self.server:
                 self.server.end()
+        self.empty()
 
     def forget(self) -> None:
         """Leave the processes to the one that this one was forked from."""
