@@ -64,12 +64,12 @@ RECIPES = {
     ),
     "minute": Recipe(
         about="the same in small, to see in a minute or two that accuracy rises",
-        options={"steps": (2, 4), "limit": 40, "amount": 9},
-        longer={"steps": (5, 6), "limit": 40, "amount": 9},
-        shares={"direct": 0.55, "slipped": 0.1, "right": 0.35},
+        options={"steps": (3, 5), "limit": 20, "amount": 5},
+        longer={"steps": (6, 7), "limit": 20, "amount": 5},
+        shares={"direct": 0.63, "slipped": 0.12, "right": 0.25},
         width=64,
         layers=3,
-        pretrain=SFTSettings(steps=1500, batch=32, lr=3e-3, warmup=50, checkpoint_every=500),
+        pretrain=SFTSettings(steps=1200, batch=32, lr=3e-3, warmup=50, checkpoint_every=400),
         grpo=GRPOSettings(
             steps=50, prompts=16, group_size=8, max_new_tokens=64, aggregate="token_mean",
             scale="none", lr=5e-4, evaluate_every=25,
@@ -92,14 +92,16 @@ RECIPES = {
     ),
     "addition": Recipe(
         about="RLVR straight away: a pretrained model adds, after two worked lines",
+        message="Rewarded for right sums, SmolLM2-135M learns to add",
         task="addition",
         options={"digits": 2, "shots": 2},
         grpo=GRPOSettings(
-            steps=40, prompts=8, group_size=8, max_new_tokens=6, stop=("\n",), lr=1e-5,
-            aggregate="token_mean", warmup=4, evaluate_every=10, checkpoint_every=10,
+            steps=24, prompts=8, group_size=8, max_new_tokens=6, stop=("\n",), lr=1e-5,
+            aggregate="token_mean", scale="none", warmup=4, evaluate_every=12,
+            checkpoint_every=12,
         ),
-        problems=256,
-        samples=4,
+        problems=192,
+        samples=2,
     ),
     "cold_start": Recipe(
         about="a pretrained model is shown how to think in stories, then reinforced",

@@ -121,10 +121,8 @@ def _named(tree: Tree) -> tuple[set[str], Tree]:
     """The variables that an answer gives values to, and the answer without them."""
     if tree[0] == "set":
         members = [_named(member) for member in tree[1:]]
-        return set().union(*(names for names, _ in members)), (
-            "set",
-            *(bare for _, bare in members),
-        )
+        names = set().union(*(names for names, _ in members))
+        return names, ("set", *(bare for _, bare in members))
     if tree[0] == "chain":
         return _interval(tree)
     if tree[0] == "eq":
@@ -167,9 +165,8 @@ class _Comparison:
         if "word" in kinds:
             return self.equal_words(left, right)
         if "set" in kinds:  # a set of one is its member
-            return self.match(
-                *(tree[1:] if tree[0] == "set" else (tree,) for tree in (left, right))
-            )
+            members = [tree[1:] if tree[0] == "set" else (tree,) for tree in (left, right)]
+            return self.match(*members)
         if kinds & {"tuple", "matrix", "row", "chain"}:
             return self.equal_parts(left, right)
         if kinds & {"union", "eq", "ne"}:
