@@ -183,6 +183,14 @@ def train_grpo(
     Source: Shao et al. 2024 (DeepSeekMath), algorithm 1, without its outer iteration.
     """
     s, run = settings, run or Run()
+    share, rest = divmod(s.prompts, world_size())
+    if rest:
+        raise ValueError(f"prompts is {s.prompts}, expected a multiple of {world_size()} processes")
+    if s.updates > share:
+        raise ValueError(
+            f"updates is {s.updates}, expected at most {share}: each takes groups of its own, and "
+            f"a process has {share} of the {s.prompts} prompts"
+        )
     device = policy.embedding.weight.device
     generator = torch.Generator(device).manual_seed(s.seed * world_size() + rank())
     optimizer = make_optimizer(policy, lr=s.lr, weight_decay=s.weight_decay)
@@ -283,7 +291,10 @@ class PolicyLosses:
 
     def stats(self) -> dict[str, float]:
         """Return the step's numbers, averaged over the tokens that were computed."""
-        return {"loss": self.loss, **average(self.found, self.weights)}
+        means = average(self.found, self.weights)
+        if self.found:
+            means["ratio_max"] = max(float(stats["ratio_max"]) for stats in self.found)
+        return {"loss": self.loss, **means}
 
 
 @dataclass

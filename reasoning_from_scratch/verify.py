@@ -83,7 +83,7 @@ def math_equal(prediction: str, reference: str, *, timeout: float = 1.0) -> bool
         reference:  the right answer.
         timeout:    seconds for comparing formulas with sympy, all parts of an answer together. Not
                     counted: starting sympy's process, once, when the first formula comes (a second
-                    on an idle machine), and waiting up to 0.8 · timeout while all are busy. What is
+                    on an idle machine), and up to 0.7 · timeout while many compare at once. What is
                     not proved in time is not equal.
 
     Returns:

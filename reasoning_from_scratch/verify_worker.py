@@ -29,8 +29,8 @@ import warnings
 START_SECONDS = 60.0  # to import sympy on a very busy machine
 CHILDREN = max(2, min(8, os.cpu_count() or 1))
 # A question that has waited for a child for a quarter of its time limit gets one more: the others
-# may be busy with what never ends. It is given up after 1.9 times the limit, all in all.
-PATIENCE, SLACK = 0.25, 0.9
+# may be busy with what never ends. It is given up after 1.7 times the limit, all in all.
+PATIENCE, SLACK = 0.25, 0.7
 MOST_CHILDREN = 32
 MEMORY_BYTES = 2**30  # of a child
 READY, YES, NO = b"r", b"1", b"0"
@@ -48,7 +48,7 @@ def prove_equal(left: tuple, right: tuple, *, timeout: float) -> tuple[bool, flo
     Args:
         left, right: trees of values (see `verify_trees`) without ±.
         timeout:     seconds for the comparison. Starting the server is not counted; waiting for
-                     a child, where all are busy, may take 0.9 times as long on top.
+                     a child, where all are busy, may take 0.7 times as long on top.
 
     Returns:
         Whether they are equal, False where that is not known, and the seconds spent comparing.

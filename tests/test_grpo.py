@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from reasoning_from_scratch import grpo
+from reasoning_from_scratch import grpo, rollouts
 from reasoning_from_scratch.grpo import PRESETS, GRPOSettings, preset, train_grpo
 from reasoning_from_scratch.rollouts import ProblemStream, collect, score
 from reasoning_from_scratch.runs import Run
@@ -75,6 +75,7 @@ def test_there_are_no_other_presets_and_settings_can_be_changed():
         (dict(steps=0), "steps is 0, expected at least 1"),
         (dict(prompts=0), "prompts is 0, expected at least 1"),
         (dict(updates=0), "updates is 0, expected at least 1"),
+        (dict(updates=5, prompts=4), "updates is 5, expected at most prompts=4"),
         (dict(checkpoint_every=0), "checkpoint_every is 0, expected at least 1"),
         (dict(temperature=0.0), "temperature is 0.0: training samples, use above 0"),
         (dict(group_size=1), "group_size is 1, but baseline='mean' compares a completion with its"),
@@ -89,6 +90,21 @@ def test_settings_that_mean_nothing_are_refused(changes, message):
 @pytest.mark.parametrize("choice", ["baseline", "scale", "ratio", "clip", "aggregate", "kl"])
 def test_an_unknown_choice_is_refused_before_anything_is_sampled(choice):
     refuses(GRPOSettings, **{choice: "other"}, match=f"{choice} is 'other', expected '")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(prompts=5), "prompts is 5"),  # two processes cannot share them equally
+        (dict(prompts=1), "prompts is 1"),
+        (dict(prompts=4, updates=3), "updates is 3"),  # each process has two groups
+    ],
+)
+def test_what_two_processes_cannot_share_is_refused(changes, message, monkeypatch):
+    for module in (grpo, rollouts):
+        monkeypatch.setattr(module, "world_size", lambda: 2)
+    settings = small("dr_grpo", **changes)
+    refuses(train_grpo, toy_model(), toy_tokenizer(), Low(), settings, match=message)
 
 
 # The loop.

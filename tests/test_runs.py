@@ -163,6 +163,15 @@ def test_a_checkpoint_is_safetensors_and_json(run):
     assert sorted(p.name for p in run.folder.iterdir()) == [CHECKPOINT, "settings.json"]
 
 
+def test_a_checkpoint_is_replaced_in_one_stroke(run):
+    run.save(1, *trained())
+    before = (run.folder / CHECKPOINT).read_bytes()
+    with (run.folder / CHECKPOINT).open("rb") as opened:
+        run.save(2, *trained(1))
+        # The name points to another file; the one that it pointed to was never written to.
+        assert opened.read() == before != (run.folder / CHECKPOINT).read_bytes()
+
+
 def test_steps_are_saved_as_often_as_asked_and_at_the_end(run):
     model, optimizer, _ = trained()
     saved, seen = [], []

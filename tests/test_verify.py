@@ -1,27 +1,18 @@
-r"""Answers found and judged: cases chosen by hand, a public grader as referee, and hostile text.
+r"""Answers found and judged: cases chosen by hand, properties, a public grader as referee.
 
-Tests that reach sympy's process give it `PATIENCE`: a busy machine changes no verdict. Those about
-processes, threads and time take no `subject`: a wrong rule is found without them.
+What takes `PATIENCE` asks sympy's process: a busy machine changes no verdict. timeout=0 asks it
+nothing.
 """
 
-import subprocess
-import sys
-import threading
-import time
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning_from_scratch import verify_worker
-from reasoning_from_scratch.verify import check_format, extract_answer, math_equal
 from reasoning_from_scratch.verify_text import clean
 
-ROOT = Path(__file__).parent.parent
 PATIENCE = 60.0
-LONGEST = 2.0  # seconds that any one comparison may take
 
 whole = st.integers(-(10**9), 10**9)
 fractions = st.fractions(-1000, 1000, max_denominator=1000)
@@ -74,22 +65,6 @@ def test_extract_answer_finds_what_was_put_last(subject, text, answer):
     assert found == answer.strip()
 
 
-@pytest.mark.parametrize("unit", [
-    "<answer>", "</answer>", r"\boxed{", "{", "}", "\\", r"\boxed", r"\boxed ", " ",
-    "<answer>1</answer>",
-    r"\boxed{1}", r"<answer>\boxed{",
-])  # fmt: skip
-def test_half_a_megabyte_is_read_in_one_pass(unit):
-    text = unit * (500_000 // len(unit))
-    begun = time.monotonic()
-    extract_answer(text)
-    check_format(text)
-    check_format(f"<think>{text}</think>{text}<answer>{text}</answer>")
-    math_equal(text, "5")
-    math_equal(text, text)
-    assert time.monotonic() - begun < 5 * LONGEST  # a quadratic pass takes minutes
-
-
 # check_format
 
 
@@ -133,15 +108,14 @@ def test_check_format_does_not_care_what_the_blocks_hold(subject, thought, answe
 
 EQUAL = [
     ["5", " 5 ", "5.", "5.0", "+5", "05", "$5$", r"\(5\)", r"\boxed{5}", "= 5", "{5}", "(5)",
-    r"\text{5}"],
+     r"\text{5}"],
     ["0.5", ".5", "1/2", r"\frac{1}{2}", r"\frac12", r"\dfrac 1 2", r"\tfrac{1}2", "2/4", "½",
-    "2^{-1}"],
+     "2^{-1}", "2^-1"],
     ["-3/4", r"-\frac34", r"\frac{-3}{4}", r"\frac{3}{-4}", "-0.75", "−0.75", "--(-0.75)"],
     # Units, currency, percent, degrees.
     ["50", r"50\%", "50%", r"50^\circ", r"50^{\circ}", "50°", "50 degrees", r"\$50", "$50",
-    "50 dollars",
-     r"50\text{ cm}^2", r"50 \mbox{ inches}^2", r"50\,\mathrm{km/h}", "50 cm", "50cm", "50 apples",
-     "50 miles per hour", r"50\text{ square feet}", "50 percent"],
+     "50 dollars", r"50\text{ cm}^2", r"50 \mbox{ inches}^2", r"50\,\mathrm{km/h}", "50 km/h",
+     "50 cm", "50cm", "50 apples", "50 miles per hour", r"50\text{ square feet}", "50 percent"],
     [r"\frac{270}7\text{ degrees}", "270/7"],
     # Mixed numbers.
     ["9/5", r"1\frac45", r"1\frac{4}{5}", r"1 \frac{4}{5}", "1 4/5", "1.8"],
@@ -156,13 +130,14 @@ EQUAL = [
      "x = -2, x = 1", "x=1 or x=-2"],
     ["3,5,7", "7, 3 and 5", "5, 7, and 3"],
     [r"1 \pm \sqrt{19}", r"1+\sqrt{19}, 1-\sqrt{19}", r"1-\sqrt{19},1+\sqrt{19}",
-    r"1 \mp \sqrt{19}",
-     r"x = 1\pm\sqrt{19}"],
+     r"1 \mp \sqrt{19}", r"x = 1\pm\sqrt{19}"],
     [r"\frac{1 \pm 3}{2}", "-1, 2"],
     [r"\pm 3", "3,-3"],
+    ["x=1,-2", "-2=x, x=1"],
     [r"\{1\pm\sqrt{5},-2\}", r"-2,1-\sqrt5,1+\sqrt5"],
     ["(1,2)", r"\left( 1, 2 \right)", "(2/2, 4/2)", r"\langle 1,2\rangle"],
     ["(100,200)", "(100, 200)"],
+    [r"(1,\sqrt{12})", r"(1, 2\sqrt3)"],
     ["(3,4]", r"\left(3,4\right]", r"3 < x \le 4", r"4\geq x>3", r"x \in (3,4]"],
     [r"(-\infty,0]", r"x\le 0", r"0 \ge x", "(-∞,0]"],
     [r"(0,9) \cup (9,36)", r"(9,36)\cup(0,9)", r"x \in (0,9) \cup (9,36)"],
@@ -175,7 +150,9 @@ EQUAL = [
     # Matrices.
     [r"\begin{pmatrix} 1/3 \\ 2 \end{pmatrix}", r"\begin{bmatrix} \frac13 \\ 2 \end{bmatrix}",
      r"\begin{matrix} 1/3\\2\\ \end{matrix}", r"\left[\begin{array}{c} 1/3\\2 \end{array}\right]"],
+    [r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{matrix}1&2\\3&2^2\end{matrix}"],
     # Text.
+    [r"\text{no}", "no", "No"],
     [r"\text{Evelyn}", "Evelyn", "evelyn", r"\textbf{EVELYN}", r"\text{ Evelyn }."],
     [r"\text{(C)}", r"\text{C}", "(C)", "C"],
     ["no solution", r"\text{No solution}", "No Solution."],
@@ -195,6 +172,13 @@ EQUAL = [
     [r"\sqrt{49}", "7"],
     [r"\sqrt[3]{-8}", "-2"],
     [r"\frac{11+9a}{20}", "0.55 + 0.45a"],
+    [r"2\frac{x}{3}", r"\frac{2x}{3}", "2x/3", r"\frac{2x^2}{3x}"],
+    ["x_1", "x_{1}"],
+    [r"2\theta", "2θ", r"\theta\cdot 2"],
+    [r"\sqrt[3]{x}", "x^{1/3}"],
+    [r"\frac{2}{x+1}", r"2(1+x)^{-1}"],
+    [r"\sqrt{18+2\pi}", r"(2\pi+18)^{1/2}"],
+    [r"\sin 2x", r"\sin(x+x)"],
     [r"x^{3/2}", r"x\sqrt{x}"],
     ["2(3)", "6", "3!", r"\binom{4}{2}", "|-6|"],
     ["2^3^2", "512"],
@@ -216,51 +200,51 @@ def test_math_equal_of_what_means_the_same(subject, answers):
     ("5", "6"), ("5", "-5"), ("", ""), (" ", "$"), ("5", ""), ("12", "21"),
     # Values are exact.
     ("0.333", r"\frac13"), ("0.3333333333333333", "1/3"), ("3.14159265358979", r"\pi"),
-    ("1.9999999", "2"),
-    (r"3\sqrt{13}", "10.8166538"), ("10000000000000001", "10000000000000000"), ("2.5", "2"),
-    (r"\sqrt2+10^{-100}", r"\sqrt2"),
+    ("1.9999999", "2"), (r"3\sqrt{13}", "10.8166538"), ("10000000000000001", "10000000000000000"),
+    ("2.5", "2"), (r"\sqrt2+10^{-100}", r"\sqrt2"),
     # Percent is dropped, not divided by.
     (r"50\%", "0.5"), (r"50\%", r"\frac12"),
     # Side by side is no number.
-    ("2 3", "6"), ("2 3", "23"), ("2 3", "5"), (r"2\frac73", r"\frac{14}{3}"), (r"2\frac73",
-    r"\frac{13}{3}"),
-    (r"\frac12.5", "1.25"), ("x2", "2x"), ("1 1/2", "1/2"), ("1/2 1/2", "1/4"), ("1 1/2/2", "3/4"),
+    ("2 3", "6"), ("2 3", "23"), ("2 3", "5"), (r"2\frac73", r"\frac{14}{3}"),
+    (r"2\frac73", r"\frac{13}{3}"), (r"\frac12.5", "1.25"), ("x2", "2x"), ("1 1/2", "1/2"),
+    ("1/2 1/2", "1/4"), ("1 1/2/2", "3/4"),
     # A list is no number, nor a thousand a list.
     ("1,000", "1,0"), ("1,23", "123"), ("1,0000", "10000"), ("7,8", "78"), ("0,123", "123"),
     ("100,200", "100, 200"),
     # Order, brackets and number of members count.
     ("(1,2)", "(2,1)"), ("(1,2)", "1,2"), ("(3,4]", "[3,4]"), ("(3,4]", "(3,4)"),
     ("(3,4]", "[3,4)"), ("1,2", "1,2,3"), ("1,2", "1"), ("1,1,2", "1,2,2"), ("(1,2,3)", "(1,2)"),
-    (r"\sqrt{12},\sqrt{12}", r"2\sqrt3,5"), (r"\{1,2\}", r"\{1,3\}"),
-    (r"1\pm\sqrt2", r"1+\sqrt2"), (r"(0,1)\cup(2,3)", "(0,1),(2,3)"), (r"(0,1)\cup(2,3)", "(0,1)"),
-    ("x>3", "x<3"), (r"x\ge 3", "x>3"), ("2<x<5", "2<x<6"), ("-2<x", "x>2"),
+    (r"\sqrt{12},\sqrt{12}", r"2\sqrt3,5"), (r"\{1,2\}", r"\{1,3\}"), (r"1\pm\sqrt2", r"1+\sqrt2"),
+    (r"(0,1)\cup(2,3)", "(0,1),(2,3)"), (r"(0,1)\cup(2,3)", "(0,1)"), ("x>3", "x<3"),
+    (r"x\ge 3", "x>3"), ("2<x<5", "2<x<6"), ("-2<x", "x>2"),
     # An equation must say the same of the same.
     ("x=5", "y=5"), ("x=5", "6"), ("x=1,y=2", "x=2,y=1"), ("x=1,y=2", "1,2"), ("2x=10", "5"),
     ("2x=10", "x=5"), ("x+1=y", "x=y"), ("2=3", "3"), ("x=x+5", "x+5"), ("x+y=1", r"x+y\ne 1"),
-    ("x>x", r"(x,\infty)"),
+    ("x>x", r"(-\infty,x)"),
     # A word may change the number.
-    (r"5\text{ million}", "5"), ("5 thousand", "5"), ("5 or 6", "5"), (r"5\text{ p.m.}",
-    r"5\text{ a.m.}"),
-    ("5 of 6", "5"), (r"5\text{ to }6", "5"), ("not 5", "5"), ("3x apples", "3"), ("five", "5"),
-    ("5 is wrong", "5"),
-    ("10 m^5", "10"), (r"3\text{ cm}^4", "3"), (r"12\text{ in base 5}", "12"), ("2k", "2"),
-    ("5m", "5"),
+    (r"5\text{ million}", "5"), ("5 thousand", "5"), ("5 or 6", "5"),
+    (r"5\text{ p.m.}", r"5\text{ a.m.}"), ("5 of 6", "5"), (r"5\text{ to }6", "5"), ("not 5", "5"),
+    ("3x apples", "3"), ("five", "5"), ("5 is wrong", "5"), ("10 m^5", "10"),
+    (r"3\text{ cm}^4", "3"), (r"12\text{ in base 5}", "12"), ("2k", "2"), ("5m", "5"),
     # Numbers in another base.
     ("52_8", "52"), ("52_8", "42"), ("52_8", "52_9"), ("52_8", "528"),
     # Letters, text, matrices.
     ("x^2", "X^2"), ("C", "c"), ("3R^2", "3r^2"), ("p-q", "q-p"), ("x", "y"), ("east", "west"),
-    ("Evelyn", "Eve"),
-    (r"\text{B}", "C"), ("ab", "ac"), (r"\text{red}", "der"),
+    ("Evelyn", "Eve"), (r"\text{B}", "C"), ("ab", "ac"), (r"\text{red}", "der"),
     (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}2&1\end{pmatrix}"),
-    (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"), ("x_1", "x_2"), ("x_1", "x"),
+    (r"\sin 2x", r"\sin 3x"),
+    # True of positive numbers only, or of one of several roots.
+    (r"\sqrt{x^2}", "x"), (r"\sqrt{xy}", r"\sqrt x\sqrt y"), (r"(x^2)^{3/2}", "x^3"),
+    (r"\sqrt{-4x}", r"2\sqrt x"), (r"\sqrt[4]{-16}", "-2"), (r"\sqrt{i}\sqrt{i}", "1"),
     # Unsure.
-    ("1/2x", "x/2"), ("1/2x", "1/(2x)"), ("x/0", "x/0+0"), ("0^0", "1"), ("x=2=y", "2"), ("3:2",
-    "3/2"),
-    (r"1\pm2\pm3", "6,0,2,-4"), (r"\infty-\infty", "0"), (r"\infty", r"-\infty"), (r"\foo{5}",
-    "5"), ("(5]", "5"),
-    (r"\sin^{-1}x", r"\frac{1}{\sin x}"), ("9**9**9**9", "0"), ("f''", "f"), (r"\$", "0"),
-    ("5!!", "15"),
+    ("1/2x", "x/2"), ("1/2x", "1/(2x)"), ("x/0", "x/0+0"), ("0^0", "1"), ("x=2=y", "2"),
+    ("3:2", "3/2"), (r"1\pm2\pm3", "6,-4"), (r"\foo R", r"\foo r"), (r"\infty-\infty", "0"),
+    (r"\infty", r"-\infty"),
+    (r"\foo{5}", "5"), ("(5]", "5"), (r"\sin^{-1}x", r"\frac{1}{\sin x}"), ("9**9**9**9", "0"),
+    ("f''", "f"), (r"\$", "0"), ("5!!", "15"), (r"5\cup 6", r"6\cup 5"), (r"5\text{ x 10}", "5"),
+    (r"\sqrt[0]{2}", "1"), ("1<2<3", "(1,3)"), (r"\pi=3", "3"), ("1<x<2<y", "(1,2)"),
 ])  # fmt: skip
 def test_math_equal_of_what_differs(subject, left, right):
     equal = subject("math_equal")
@@ -359,6 +343,11 @@ def test_math_equal_of_any_text_is_a_bool_and_the_same_both_ways(subject, left, 
     assert equal(left, left, timeout=0) == (clean(left) != "")
 
 
+@pytest.mark.parametrize("arguments", [(None, "5"), ("5", 5), (b"5", "5"), ([], [])])
+def test_math_equal_of_what_is_no_text_is_false(subject, arguments):
+    assert subject("math_equal")(*arguments) is False
+
+
 # Answers of the MATH data set (Hendrycks et al. 2021), each with another way to write it. No two
 # rows mean the same.
 PUBLISHED = [
@@ -444,188 +433,3 @@ def test_math_verify_agrees_on_published_answers():
         assert grader.verify(right, read(other), timeout_seconds=None), (answer, other)
         assert not grader.verify(right, read_before, timeout_seconds=None), answer
         read_before = right
-
-
-# Hostile text
-
-ENDLESS = (r"e^{e^{e^{e^{e}}}}", r"e^{e^{e^{e^{e}}}}+1")  # to tell them apart takes too many digits
-HOSTILE = [
-    "9**9**9**9", "9^{9^{9^{9}}}", "10000000!", "3!!!!!!", "10^{10^{10}}", "2^{10000000}",
-    "1e999999999",
-    "(" * 5000 + "1" + ")" * 5000, "{" * 1900, r"\frac{1}{" * 200 + "2" + "}" * 200, r"\frac" * 390,
-    r"\sqrt{" * 300 + "2" + "}" * 300, r"\sin " * 390 + "x", "x^" * 900 + "x", "-" * 1990 + "1",
-    "|x" * 900,
-    "().__class__.__bases__[0].__subclasses__()", "__import__('os').abort()", "lambda: x",
-    "x.is_real",
-    "1\x00", "\x00", "\ud800",
-    "1" * 500_000, "1" * 1990, "0." + "3" * 1990, "," * 1990, ",000" * 490,
-    r"0.\overline{" + "3" * 1900 + "}", r"\begin{pmatrix}" * 100, r"1\pm " * 400 + "1",
-    "½" * 600, "٣",
-    "+".join("x" * 900), "*".join("x" * 900), "x" * 1990, "(1+x)" * 390, "(a+b+c)^9+" * 190 + "1",
-    ",".join(f"a_{{{i}}}+1" for i in range(180)), ",".join(map(str, range(450))), r"\{" * 900,
-    "0^0", "1/0", r"\log 0", r"\tan\frac{\pi}{2}", r"\log_{0}0", "i^i", r"\infty^\infty",
-    r"x^{9999}",
-    r"(((\sqrt2)^{10000})^{10000})^{10000}", "(x+y+z)^{300}(x-1)", *ENDLESS,
-]  # fmt: skip
-
-
-def test_no_text_takes_long_or_raises():
-    math_equal(r"\cot x", r"\frac{\cos x}{\sin x}", timeout=PATIENCE)  # starts sympy's process
-    others = [
-        "5",
-        ENDLESS[0],
-        "x(x+y+z)^{300}-(x+y+z)^{300}",
-        ",".join(f"1+a_{i}" for i in range(9)),
-    ]
-    for row, text in enumerate(HOSTILE):
-        other = others[row % len(others)]
-        begun = time.monotonic()
-        assert type(math_equal(text, other)) is bool
-        assert time.monotonic() - begun < LONGEST, text[:40]
-        assert math_equal("5", text, timeout=0.1) is False
-
-
-@pytest.mark.parametrize("arguments", [(None, "5"), ("5", 5), (b"5", "5"), ([], [])])
-def test_math_equal_of_what_is_no_text_is_false(subject, arguments):
-    assert subject("math_equal")(*arguments) is False
-
-
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e300])
-def test_math_equal_takes_any_timeout(timeout):
-    assert math_equal("1/2", "0.5", timeout=timeout) is True
-    assert math_equal(r"\cot x", r"\tan x", timeout=timeout) is False
-
-
-def test_what_never_ends_is_given_up_and_does_no_harm():
-    proved = (r"\cot x", r"\frac{\cos x}{\sin x}")
-    assert math_equal(*proved, timeout=PATIENCE)
-    for _ in range(2):
-        begun = time.monotonic()
-        assert math_equal(*ENDLESS, timeout=0.3) is False
-        assert time.monotonic() - begun < LONGEST
-        assert math_equal(*proved, timeout=PATIENCE)
-    parts = ",".join(rf"{ENDLESS[0]}+{n}" for n in range(5))  # one limit for all parts together
-    begun = time.monotonic()
-    assert (
-        math_equal(parts, parts.replace(r"e^{e}", r"e^{e+\cos^2 1+\sin^2 1-1}"), timeout=0.3)
-        is False
-    )
-    assert time.monotonic() - begun < LONGEST
-
-
-def test_sixteen_threads_get_the_right_answers():
-    cases = [
-        ("1,000", "1000", True), (r"\sqrt{12}", r"2\sqrt3", True), (r"\sqrt{12}", "3.46", False),
-        (r"\cot x", r"\frac{\cos x}{\sin x}", True), (r"\log_2 8", "3", True), (r"\log_2 8",
-        "4", False),
-        (r"\frac{1}{1+\sqrt2}", r"\sqrt2-1", True), (r"\sqrt{x^2}", "x", False), (*ENDLESS, False),
-    ]  # fmt: skip
-    wrong, gate = [], threading.Barrier(16)
-
-    def judge(first):
-        gate.wait()
-        for left, right, expected in cases[first:] + cases[:first]:
-            patience = 0.2 if left in ENDLESS else PATIENCE
-            if math_equal(left, right, timeout=patience) is not expected:
-                wrong.append((left, right))
-
-    threads = [threading.Thread(target=judge, args=(n % len(cases),)) for n in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
-
-
-# Processes
-
-PROVED = r"""
-import os, sys, threading, time
-from reasoning_from_scratch.verify import math_equal
-from reasoning_from_scratch import verify_worker
-def proved(timeout=60):
-    return math_equal(r"\cot x", r"\frac{\cos x}{\sin x}", timeout=timeout)
-def hang(timeout):
-    return math_equal(r"e^{e^{e^{e^{e}}}}", r"e^{e^{e^{e^{e}}}}+1", timeout=timeout)
-def say_group():
-    print(verify_worker._pool.server.process.pid, flush=True)
-assert proved()
-"""
-
-
-def run_program(source):
-    return subprocess.Popen(
-        [sys.executable, "-c", PROVED + source], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-
-
-def members(group):
-    """The processes of a group that have not ended."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, _, its_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(its_group) == group and state not in "ZX":
-            found.append(folder.name)
-    return found
-
-
-def wait_until_gone(group):
-    deadline = time.monotonic() + PATIENCE
-    while members(group):
-        assert time.monotonic() < deadline, "a process was left behind"
-        time.sleep(0.05)
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
-
-
-@needs_proc
-def test_no_process_is_left_when_the_program_ends():
-    program = run_program(
-        "say_group(); hang(0.1); threading.Thread(target=hang, args=(60,), daemon=True).start()"
-    )
-    group = int(program.stdout.readline())
-    assert program.wait(PATIENCE) == 0
-    wait_until_gone(group)
-
-
-@needs_proc
-def test_no_process_is_left_when_the_program_is_killed():
-    program = run_program("say_group(); hang(1.5)")
-    group = int(program.stdout.readline())
-    assert members(group)
-    program.kill()
-    program.wait()
-    wait_until_gone(group)
-
-
-@needs_proc
-def test_a_killed_server_and_a_fork_are_survived():
-    # The server is killed while idle: the next question starts another. The fork starts its own,
-    # and leaves its parent's alone.
-    program = run_program(
-        """
-os.killpg(verify_worker._pool.server.process.pid, 9)
-assert proved()
-child = os.fork()
-if child == 0:
-    os._exit(0 if proved() else 1)
-assert os.waitpid(child, 0)[1] == 0
-assert proved()
-print("torch" in sys.modules, "sympy" in sys.modules)
-"""
-    )
-    assert program.communicate(timeout=PATIENCE)[0].split() == ["False", "False"]
-    assert program.returncode == 0
-
-
-def test_without_sympy_formulas_are_not_equal_and_a_warning_says_why(monkeypatch):
-    monkeypatch.setattr(verify_worker, "PROGRAM", "raise SystemExit")
-    monkeypatch.setattr(verify_worker, "_pool", verify_worker._Pool())
-    with pytest.warns(RuntimeWarning, match="sympy's process did not start"):
-        assert math_equal(r"\cot x", r"\frac{\cos x}{\sin x}") is False
-    assert math_equal(r"\sqrt{12}", r"2\sqrt3") is True
