@@ -100,8 +100,10 @@ def pretrain(
         "options": parse(option),
         "shares": {},
     }
-    record, settings, fixed = open_run("pretrain", out, resume, settings, fixed)
-    task = get_task("stories", **fixed.pop("options"))
+    settings, fixed = plan("pretrain", resume, settings, fixed)
+    task = get_task("stories", **fixed["options"])
+    record = open_run("pretrain", out, resume, settings, fixed)
+    del fixed["options"]
     with stoppable(lambda: record, f"pretrain --resume {record.folder}"):
         device = start_processes()
         policy, tokenizer = pretrain_tiny(task, settings, run=record, device=device, **fixed)
@@ -124,11 +126,12 @@ def sft(
         examples: how many demonstrations there are.
     """
     fixed = {"model": model, "task": task, "examples": examples, "options": parse(option)}
-    record, settings, fixed = open_run("sft", out, resume, settings, fixed)
-    policy, tokenizer = open_model(fixed["model"], start_processes())
+    settings, fixed = plan("sft", resume, settings, fixed)
     problems = get_task(fixed["task"], **fixed["options"])
     problems = problems.generate(fixed["examples"], seed=settings.seed, split="train")
     pairs = [(p.prompt, p.demonstration) for p in problems]
+    policy, tokenizer = open_model(fixed["model"], start_processes())
+    record = open_run("sft", out, resume, settings, fixed)
     with stoppable(lambda: record, f"sft --resume {record.folder}"):
         train_sft(policy, tokenizer, pairs, settings, run=record)
     export_to(record.folder, policy, tokenizer)
@@ -150,10 +153,11 @@ def grpo(
         preset: a published method; the settings below show its values, and may change them.
     """
     fixed = {"model": model, "task": task, "preset": preset, "options": parse(option)}
-    record, settings, fixed = open_run("grpo", out, resume, settings, fixed)
+    settings, fixed = plan("grpo", resume, settings, fixed)
+    problems = get_task(fixed["task"], **fixed["options"])
     policy, tokenizer = open_model(fixed["model"], start_processes())
+    record = open_run("grpo", out, resume, settings, fixed)
     with stoppable(lambda: record, f"grpo --resume {record.folder}"):
-        problems = get_task(fixed["task"], **fixed["options"])
         train_grpo(policy, tokenizer, problems, settings, run=record)
     export_to(record.folder, policy, tokenizer)
     if rank() == 0:
@@ -318,28 +322,35 @@ def apply_preset(arguments: list[str]) -> GRPOSettings:
     return make_preset(named[-1]) if named and named[-1] in PRESETS else make_preset("grpo")
 
 
+def plan(command: str, resume: Path | None, settings: object, fixed: dict) -> tuple[object, dict]:
+    """Return what a new run was asked for, or what the run to resume was started with."""
+    if resume is None:
+        return settings, fixed
+    known = Run.resume(resume).settings
+    if known.get("command") != command:
+        raise ValueError(f"{resume} is a run of {known.get('command')!r}, not of {command!r}")
+    settings = type(settings)(**tuples(known["settings"]))
+    fixed = {name: known[name] for name in fixed}
+    return settings, fixed | {"options": tuples(fixed["options"])}
+
+
 def open_run(
     command: str, out: Path | None, resume: Path | None, settings: object, fixed: dict
-) -> tuple[Run, object, dict]:
-    """Start a run's folder, or open the one to resume, with the settings it was started with."""
-    if resume is None:
-        record = Run.create(
-            out or fresh_folder(command),
-            {"command": command, **fixed, "settings": dataclasses.asdict(settings)},
-        )
-    else:
+) -> Run:
+    """Make a run's folder, once everything it needs is known to be there, or open it again."""
+    if resume is not None:
         record = Run.resume(resume)
-        known = record.settings
-        if known.get("command") != command:
-            raise ValueError(f"{resume} is a run of {known.get('command')!r}, not of {command!r}")
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in known["settings"].items()}
-        settings, fixed = type(settings)(**fields), {name: known[name] for name in fixed}
-        fixed["options"] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in fixed["options"].items()
-        }
+    else:
+        about = {"command": command, **fixed, "settings": dataclasses.asdict(settings)}
+        record = Run.create(out or fresh_folder(command), about)
     say(f"run folder: {record.folder}")
     record.on_step = Bar(command, settings.steps)
-    return record, settings, fixed
+    return record
+
+
+def tuples(options: dict[str, object]) -> dict[str, object]:
+    """Return options as they were before JSON made lists of their tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
 
 
 def export_to(folder: Path, policy: torch.nn.Module, tokenizer: object) -> None:

@@ -15,3 +15,14 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         *most, last = [repr(choice) for choice in choices]
         expected = f"{', '.join(most)} or {last}" if most else last
         raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def check_positive(settings: object, *names: str, at_least: float | None = None) -> None:
+    """Raise a ValueError unless these fields of `settings` are above 0, or `at_least` so much."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (value > 0 if at_least is None else value >= at_least):
+            whole = isinstance(value, int)
+            least = at_least if at_least is not None else (1 if whole else "a positive number")
+            expected = f"at least {least}" if whole or at_least is not None else least
+            raise ValueError(f"{name} is {value}, expected {expected}")

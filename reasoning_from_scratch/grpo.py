@@ -2,7 +2,7 @@
 
 One loop. What differs between the published methods is a row of settings: see `PRESETS`.
 
-Left out: a critic (`ppo.py`), an engine that samples while the policy trains, and the corrections
+Left out: a critic, an engine that samples while the policy trains, and the corrections
 that such an engine needs.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch.advantages import group_advantages
-from reasoning_from_scratch.checks import check_choice
+from reasoning_from_scratch.checks import check_choice, check_positive
 from reasoning_from_scratch.losses import (
     aggregate_share,
     aggregate_tokens,
@@ -51,7 +51,7 @@ from reasoning_from_scratch.training import (
 
 @dataclass(frozen=True)
 class GRPOSettings:
-    """Settings of `train_grpo`. The defaults are GRPO without its KL term; see `PRESETS`."""
+    """Settings of `train_grpo`; `PRESETS` has the published rows."""
 
     steps: int = 200  # rollouts
     prompts: int = 16  # problems a rollout, over all processes
@@ -63,7 +63,7 @@ class GRPOSettings:
     lr: float = 3e-4  # peak learning rate
     warmup: int = 10  # rollouts to the peak
     final_lr: float = 0.1  # share of the peak at the end; linear in between
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of matrices, per unit of learning rate
     max_grad_norm: float = 1.0  # the gradient is shortened to this 2-norm
     baseline: str = "mean"  # what a reward is compared with: mean, leave_one_out, none
     scale: str = "group_std"  # what the difference is divided by: group_std, batch_std, none
@@ -72,7 +72,7 @@ class GRPOSettings:
     clip_low: float = 0.2  # how far below 1 the ratio may fall
     clip_high: float = 0.2  # how far above 1; DAPO's clip-higher is 0.28
     aggregate: str = "sequence_mean"  # sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO)
-    kl_coef: float = 0.0  # weight of KL(policy‖reference) in the loss
+    kl_coef: float = 0.0  # weight of the KL to the reference in the loss; 0: none
     kl: str = "k3"  # its estimator: k1 (no gradient on average), k2, k3
     resample: int = 0  # extra rollouts a step to fill it with mixed groups (DAPO, dynamic sampling)
     overlong: int = 0  # tokens before the limit over which DAPO's length penalty grows; 0: none
@@ -83,15 +83,31 @@ class GRPOSettings:
     seed: int = 0  # problems, completions, order of the rows
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts", "updates", "checkpoint_every", "record_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        check_positive(
+            self,
+            "steps",
+            "prompts",
+            "group_size",
+            "max_new_tokens",
+            "updates",
+            "micro_tokens",
+            "checkpoint_every",
+            "record_every",
+            "lr",
+            "max_grad_norm",
+        )
+        check_positive(self, "resample", "overlong", "evaluate_every", "kl_coef", at_least=0)
         check_choice("baseline", self.baseline, ("mean", "leave_one_out", "none"))
         check_choice("scale", self.scale, ("group_std", "batch_std", "none"))
         check_choice("ratio", self.ratio, ("token", "sequence"))
         check_choice("clip", self.clip, ("ppo", "cispo", "none"))
         check_choice("aggregate", self.aggregate, ("sequence_mean", "token_mean", "constant"))
         check_choice("kl", self.kl, ("k1", "k2", "k3"))
+        if self.baseline == "none" and self.scale != "none":
+            raise ValueError(
+                f"scale is {self.scale!r}, but with baseline='none' a group that agrees has "
+                "rewards and no deviation to divide them by: use scale='none'"
+            )
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}: training samples, use above 0")
         if self.group_size < 2 and self.baseline != "none":
@@ -107,7 +123,7 @@ class GRPOSettings:
         if self.overlong >= self.max_new_tokens:
             raise ValueError(
                 f"overlong is {self.overlong}, expected less than max_new_tokens="
-                f"{self.max_new_tokens}"
+                f"{self.max_new_tokens} (the presets dapo and cispo set overlong)"
             )
 
 
@@ -177,8 +193,12 @@ def train_grpo(
     """Train `policy` in place on `task`; return the run with its history.
 
     Args:
-        reward:   parts of the reward, one of them called "correct". None: `task.score` alone.
+        reward:   called with (problems, rollout), returns {name: one number a completion}; the
+                  parts are added up, and one of them is called "correct". None: `task.score`.
         evaluate: called with the policy each `evaluate_every` steps; what it returns is logged.
+
+    Raises:
+        ValueError: the processes cannot share the prompts, or `reward` returned something else.
 
     Source: Shao et al. 2024 (DeepSeekMath), algorithm 1, without its outer iteration.
     """

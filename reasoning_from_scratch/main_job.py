@@ -319,7 +319,7 @@ def pretrain_tiny(
         shares: kinds of documents, see `Stories.documents`.
     """
     count = settings.steps * settings.batch  # no document is seen twice
-    documents = task.documents(count, seed=settings.seed, **shares)
+    documents = task.documents(max(count, 4000), seed=settings.seed, **shares)
     tokenizer = Tokenizer.train(
         [prompt + completion for prompt, completion in documents[:4000]],
         vocab_size=VOCABULARY,
@@ -328,7 +328,7 @@ def pretrain_tiny(
     config = GPTConfig(tokenizer.vocab_size, width, layers, heads, max_positions=512)
     generator = torch.Generator().manual_seed(settings.seed)
     policy = GPT(config, generator=generator).to(device)
-    train_sft(policy, tokenizer, documents, settings, run=run)
+    train_sft(policy, tokenizer, documents[:count], settings, run=run)
     return policy, tokenizer
 
 
@@ -339,7 +339,7 @@ def open_model(path: str | None, device: torch.device) -> tuple[GPT, Tokenizer]:
         ValueError: no path, or nothing that can be loaded is there.
     """
     if path is None:
-        raise ValueError("model is missing: give a folder, a .gguf file or smollm2")
+        raise ValueError("model is missing: give --model a folder, a .gguf or smollm2")
     if path == "smollm2":
         path = find_smollm2()
     elif (Path(path) / "model").is_dir():  # of a run

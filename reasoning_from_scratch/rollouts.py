@@ -1,6 +1,6 @@
 """A step's worth of completions: sampled, scored, filtered, described, kept for reading.
 
-Not here: what is learned from them (`grpo.py`, `ppo.py`).
+Not here: what is learned from them (`grpo.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from reasoning_from_scratch.checks import check_shape
 from reasoning_from_scratch.lengths import overlong_penalty
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.sampling import Rollout, sample
@@ -130,6 +131,8 @@ def rollout_and_score(
         )
     owners = [p for p in problems for _ in range(s.group_size)]
     parts = dict(reward(owners, rollout))
+    if "correct" not in parts:
+        raise ValueError(f"reward returned {sorted(parts)}, expected a part called 'correct'")
     if s.overlong:
         parts["overlong"] = [
             overlong_penalty(n, max_length=s.max_new_tokens, cache_length=s.overlong)
@@ -140,6 +143,8 @@ def rollout_and_score(
         name: torch.as_tensor(values, dtype=torch.float32, device=device)
         for name, values in parts.items()
     }
+    for name, values in scored.items():
+        check_shape(f"reward's part {name!r}", values, (len(owners),), "one for each completion")
     return Batch(rollout, owners, scored, sum(scored.values()))
 
 

@@ -135,6 +135,8 @@ def choose(
     draws one for each entry of the vocabulary.
     """
     logits = logits.float()
+    if bool(logits.isnan().any()):
+        raise ValueError("the model's logits hold NaN: its weights have diverged or are damaged")
     if temperature == 0:
         chosen = logits.argmax(-1)
         return chosen, logits.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_choice
+from reasoning_from_scratch.checks import check_choice, check_positive
 from reasoning_from_scratch.losses import sft_loss
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.runs import Run
@@ -31,7 +31,7 @@ from reasoning_from_scratch.training import (
 
 @dataclass(frozen=True)
 class SFTSettings:
-    """Settings of `train_sft`; the defaults pretrain the project's tiny model."""
+    """Settings of `train_sft`."""
 
     steps: int = 800  # optimiser steps
     batch: int = 128  # examples a step, over all processes
@@ -51,6 +51,9 @@ class SFTSettings:
 
     def __post_init__(self) -> None:
         check_choice("train_on", self.train_on, ("all", "completion"))
+        check_positive(
+            self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"
+        )
 
 
 def train_sft(
@@ -142,7 +145,10 @@ def encode_examples(
     if not examples:
         raise ValueError("examples is empty, expected (prompt, completion) pairs")
     encoded, limit = [], model.config.max_positions
-    for prompt, completion in examples:
+    for example in examples:
+        if not (isinstance(example, tuple | list) and [type(x) for x in example] == [str, str]):
+            raise ValueError(f"examples holds {example!r:.80}, expected (prompt, completion) texts")
+        prompt, completion = example
         first, second = tokenizer.encode(prompt), tokenizer.encode(completion)
         ids = [*first, *second, tokenizer.eos_id]
         if len(ids) > limit:

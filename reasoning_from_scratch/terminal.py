@@ -1,7 +1,9 @@
 """What the command line shows and how it is stopped: progress, Ctrl-C, output of one process."""
 
 import contextlib
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,7 +40,7 @@ class Bar:
         for warning in warnings(line):
             if warning not in self.warned:
                 self.warned.add(warning)
-                self.bar.write(f"step {line['step']}: {warning}")
+                self.bar.write(f"step {done}: {warning}")
         if done >= self.total:
             self.bar.close()
 
@@ -58,7 +60,8 @@ def stoppable(current: Callable[[], Run | None], command: str) -> Iterator[None]
     try:
         yield
     except KeyboardInterrupt:
-        say(f"\nstopped; go on with: python -m reasoning_from_scratch {command}")
+        python = os.path.relpath(sys.executable)
+        say(f"\nstopped; go on with: {python} -m reasoning_from_scratch {command}")
         raise
     finally:
         signal.signal(signal.SIGINT, earlier)

@@ -234,6 +234,9 @@ class Tokenizer:
             ValueError: vocab_size leaves no room for bytes and special tokens, or is more than
                 the texts have merges for; there is no special token, an empty one, or one twice.
         """
+        for name, value in (("texts", texts), ("special_tokens", special_tokens)):
+            if isinstance(value, str):
+                raise ValueError(f"{name} is the text {value!r:.60}, expected a list of texts")
         merges = vocab_size - 256 - len(special_tokens)
         if merges < 0:
             raise ValueError(
