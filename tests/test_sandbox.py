@@ -71,10 +71,15 @@ def new_mark():
     return random.randrange(1, MIB)
 
 
+def proc_files(name):
+    """One file of each process; any may be gone by now, which a glob would stumble over."""
+    return [Path("/proc", number, name) for number in os.listdir("/proc") if number.isdigit()]
+
+
 def processes_with(mark):
     """The processes under a memory limit that ends in `mark`; children inherit it."""
     found = []
-    for limits in Path("/proc").glob("[0-9]*/limits"):
+    for limits in proc_files("limits"):
         try:
             lines = [line for line in limits.read_text().splitlines() if "address space" in line]
         except OSError:
@@ -96,7 +101,7 @@ def supervisor_of(mark):
     """The first process that was started with this limit among its arguments: init is its fork."""
     limit = f"RLIMIT_AS={256 * MIB + mark}".encode()
     found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
+    for line in proc_files("cmdline"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             if limit in line.read_bytes():
                 found.append(int(line.parent.name))
