@@ -11,6 +11,7 @@ Shapes: B sequences, T tokens, V vocabulary entries, D width, H heads, K key/val
 width, C columns of a cache.
 """
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -93,12 +94,17 @@ def rope_frequencies(config: GPTConfig) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of all layers for a batch that grows by columns, allocated once.
+    """Keys and values of all layers for a batch that grows by columns.
 
     A row's prompt may be shorter than its neighbours': after the prompts were run, call
     `set_lengths`, and the padding columns are hidden from then on while each row goes on at its
     own position. Rows can be repeated (a group shares one prompt's prefill) and dropped.
+
+    Memory comes in blocks of columns, and a token attends to whole blocks, where what is not yet
+    written is hidden: reading more of it in one piece is faster than reading less in strides.
     """
+
+    BLOCK = 32  # columns
 
     def __init__(
         self,
@@ -109,24 +115,18 @@ class KVCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (config.layers, 2, batch, columns, config.kv_heads, config.head_width)
-        self.store = torch.empty(shape, device=device, dtype=dtype)  # [layers,2,B,C,K,E]
+        shape = (config.layers, 2, batch, config.kv_heads, 0, config.head_width)
+        self.store = torch.empty(shape, device=device, dtype=dtype)  # [layers,2,B,K,C,E]
+        self.columns = columns  # how many tokens a row can hold, padding included
         self.length = 0  # columns in use, the same for all rows
         self.positions = torch.zeros(batch, dtype=torch.long, device=device)  # next one, a row
-        self.visible: Tensor | None = None  # [B,C] bool; None: every column in use is visible
-
-    @property
-    def columns(self) -> int:
-        """How many tokens a row can hold, padding included."""
-        return self.store.shape[3]
+        self.padding: Tensor | None = None  # [B, columns at set_lengths] bool; None: there is none
 
     def set_lengths(self, lengths: Tensor) -> None:
         """Say how many of the columns so far are real in each row: lengths [B], in tokens."""
         self.positions = lengths.clone()
-        if bool((lengths == self.length).all()):
-            return
-        column = torch.arange(self.columns, device=lengths.device)
-        self.visible = (column < lengths[:, None]) | (column >= self.length)
+        padding = torch.arange(self.length, device=lengths.device) >= lengths[:, None]
+        self.padding = padding if bool(padding.any()) else None
 
     def grow(self, time: int) -> None:
         """Make room for `time` more tokens a row, which `__call__` then writes layer by layer."""
@@ -135,34 +135,50 @@ class KVCache:
             raise ValueError(
                 f"tokens has {time} columns, but the cache holds {start} of {self.columns}"
             )
+        if end > self.store.shape[4]:
+            self.store = self.copied(self.store, end)
         self.length, self.positions = end, self.positions + time
-        self.written, self.mask = slice(start, end), None
-        if time > 1 and start > 0 or self.visible is not None:
-            query = torch.arange(start, end, device=self.positions.device)
-            column = torch.arange(end, device=query.device)
-            self.mask = (column <= query[:, None])[None, None]  # [1,1,T,C]
-            if self.visible is not None:
-                self.mask = self.mask & self.visible[:, None, None, :end]
+        self.written = slice(start, end)
+        column = torch.arange(self.store.shape[4], device=self.store.device)
+        hidden = (column > column[self.written, None])[None, None]  # [1,1,T,C]
+        if self.padding is not None:
+            padding = F.pad(self.padding, (0, len(column) - self.padding.shape[1]))
+            hidden = hidden | padding[:, None, None]
+        self.bias = torch.zeros(hidden.shape, dtype=self.store.dtype, device=hidden.device)
+        self.bias.masked_fill_(hidden, -torch.inf)
+
+    def copied(self, store: Tensor, columns: int) -> Tensor:
+        """Return a store with whole blocks for at least `columns`, or all that are allowed."""
+        blocks = math.ceil(columns / self.BLOCK) * self.BLOCK
+        *outer, _, width = store.shape
+        # Zeros, as hidden columns are weighted by 0, which does not hide a NaN.
+        found = store.new_zeros((*outer, min(blocks, self.columns), width))
+        found[..., : self.length, :] = store[..., : self.length, :]
+        return found
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Write a layer's new keys and values [B,T,K,E], and attend to all so far."""
-        keys, values = self.store[layer]  # [B,C,K,E]
-        keys[:, self.written], values[:, self.written] = key, value
-        return attend(query, keys[:, : self.length], values[:, : self.length], self.mask)
+        keys, values = self.store[layer]  # [B,K,C,E]
+        keys[:, :, self.written] = key.transpose(1, 2)
+        values[:, :, self.written] = value.transpose(1, 2)
+        if query.shape[1] == self.length:
+            return attend(query, key, value)
+        if query.shape[1] > 1:
+            return attend(query, keys.transpose(1, 2), values.transpose(1, 2), self.bias)
+        # One token a row: two plain products are faster than the fused kernel, and the heads that
+        # share a key are the rows of one product.
+        batch, kv_heads, _, width = keys.shape
+        grouped = (query * width**-0.5).view(batch, kv_heads, -1, width)  # [B,K,H/K,E]
+        weights = (grouped @ keys.transpose(-1, -2)).add_(self.bias).softmax(-1)
+        return (weights @ values).view(query.shape)
 
     def select(self, rows: Tensor, columns: int | None = None) -> "KVCache":
         """Return a cache of the given rows [N], in that order and as often as they are named."""
-        chosen = object.__new__(KVCache)
-        used = self.store[:, :, :, : self.length].index_select(2, rows)
-        shape = list(used.shape)
-        shape[3] = self.columns if columns is None else columns
-        chosen.store = used.new_empty(shape)
-        chosen.store[:, :, :, : self.length] = used
-        chosen.length, chosen.positions = self.length, self.positions[rows]
-        chosen.visible = None
-        if self.visible is not None:
-            chosen.visible = torch.ones(len(rows), shape[3], dtype=torch.bool, device=rows.device)
-            chosen.visible[:, : self.length] = self.visible[rows, : self.length]
+        chosen = copy.copy(self)
+        chosen.columns = self.columns if columns is None else columns
+        chosen.store = chosen.copied(self.store[:, :, rows], self.length + 1)
+        chosen.positions = self.positions[rows]
+        chosen.padding = None if self.padding is None else self.padding[rows]
         return chosen
 
 
