@@ -35,10 +35,20 @@ _MODULES = {
         "pass_at_k", "bootstrap_interval", "t_interval", "wilson_interval", "paired_difference",
         "mcnemar_p", "standard_error", "majority_vote", "weighted_vote", "best_of_n",
     ),
+    "reward_quality": (
+        "pair_accuracy", "pair_confidence", "calibration_curve", "expected_calibration_error",
+        "expected_best_of_n", "best_of_n_kl", "fit_best_of_n", "fit_rl",
+    ),
     "runs": ("Run",),
     "sft": ("SFTSettings", "train_sft"),
     "report": ("figure_style", "learning_curves", "before_after_figure", "write_page"),
-    "grpo": ("GRPOSettings", "PRESETS", "train_grpo"),
+    "grpo": ("GRPOSettings", "PRESETS", "preset", "train_grpo"),
+    "preferences": ("Preference", "sample_preferences", "preference_pairs", "flip_labels"),
+    "reward_model": (
+        "RewardModelSettings", "train_reward_model", "score", "score_pairs", "normalise_scores",
+        "proxy_reward",
+    ),
+    "reward_model_files": ("save_reward_model", "load_reward_model"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

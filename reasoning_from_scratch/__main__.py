@@ -122,7 +122,7 @@ def sft(
     """Fine-tune a model on worked demonstrations of a task.
 
     Args:
-        task: whose demonstrations are shown.
+        task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
         examples: how many demonstrations there are.
     """
     fixed = {"model": model, "task": task, "examples": examples, "options": parse(option)}
@@ -149,7 +149,7 @@ def grpo(
     """Reinforce a model on a task: reward 1 for a right answer.
 
     Args:
-        task: whose score is the reward.
+        task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
         preset: a published method; the settings below show its values, and may change them.
     """
     fixed = {"model": model, "task": task, "preset": preset, "options": parse(option)}
@@ -178,6 +178,7 @@ def evaluate(
     """Measure a model on a task: accuracy with 95 % intervals, as JSON.
 
     Args:
+        task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
         split: of the problems; training never sees test and tune.
         problems: how many.
         samples: completions of each at temperature 1, besides the greedy one.

@@ -9,15 +9,20 @@ numeric; a token counts where it is not 0, and what stands elsewhere never matte
 and whole numbers are computed in float32.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_choice, check_shape
+from reasoning_from_scratch.checks import check_choice, check_shape, check_tensor
 from reasoning_from_scratch.losses import masked_mean
+
+Baseline = Literal["mean", "leave_one_out", "none"]
+Scale = Literal["group_std", "batch_std", "none"]
 
 
 def group_advantages(
-    rewards: Tensor, *, baseline: str = "mean", scale: str = "group_std", eps: float = 1e-4
+    rewards: Tensor, *, baseline: Baseline = "mean", scale: Scale = "group_std", eps: float = 1e-4
 ) -> Tensor:
     """Compare each completion with the other completions of its own prompt.
 
@@ -40,8 +45,8 @@ def group_advantages(
         2025 (Dr. GRPO); "leave_one_out" Ahmadian et al. 2024 (RLOO); "batch_std" Hu et al.
         2025 (REINFORCE++).
     """
-    check_choice("baseline", baseline, ("mean", "leave_one_out", "none"))
-    check_choice("scale", scale, ("group_std", "batch_std", "none"))
+    check_choice("baseline", baseline, get_args(Baseline))
+    check_choice("scale", scale, get_args(Scale))
     _check_rewards(rewards, baseline, scale)
     if not eps >= 0:
         raise ValueError(f"eps is {eps}, expected a number of at least 0")
@@ -96,6 +101,7 @@ def gae(
 
     Source: Schulman et al. 2015, eq. 11–16.
     """
+    check_tensor("rewards", rewards)
     if rewards.dim() != 2:
         raise ValueError(f"rewards has shape {list(rewards.shape)}, expected [B,T]")
     check_shape("values", values, rewards.shape, "one entry for each of rewards")
@@ -145,6 +151,7 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
 
 
 def _check_rewards(rewards: Tensor, baseline: str, scale: str) -> None:
+    check_tensor("rewards", rewards)
     if rewards.dim() != 2:
         shape = list(rewards.shape)
         raise ValueError(f"rewards has shape {shape}, expected [P,G]: a row for each prompt")

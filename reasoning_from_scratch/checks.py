@@ -1,10 +1,20 @@
 """Refusals that name the argument, what came and what was expected."""
 
+from dataclasses import fields
+from typing import Literal, get_args, get_origin
+
 from torch import Tensor
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise a ValueError unless `value` is a tensor: a list would fail later, with less to say."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}, expected a tensor")
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], why: str) -> None:
     """Raise a ValueError unless `tensor` has exactly `shape`; `why` says where it comes from."""
+    check_tensor(name, tensor)
     if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}: {why}")
 
@@ -15,6 +25,13 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         *most, last = [repr(choice) for choice in choices]
         expected = f"{', '.join(most)} or {last}" if most else last
         raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def check_choices(settings: object) -> None:
+    """Raise a ValueError unless each field of `settings` with a Literal type is one of those."""
+    for field in fields(settings):
+        if get_origin(field.type) is Literal:
+            check_choice(field.name, getattr(settings, field.name), get_args(field.type))
 
 
 def check_positive(settings: object, *names: str, at_least: float | None = None) -> None:

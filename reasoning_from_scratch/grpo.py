@@ -14,9 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.advantages import group_advantages
-from reasoning_from_scratch.checks import check_choice, check_positive
+from reasoning_from_scratch.advantages import Baseline, Scale, group_advantages
+from reasoning_from_scratch.checks import check_choices, check_positive
 from reasoning_from_scratch.losses import (
+    Aggregate,
+    Clip,
+    KLEstimator,
+    Ratio,
     aggregate_share,
     aggregate_tokens,
     kl_estimate,
@@ -65,15 +69,17 @@ class GRPOSettings:
     final_lr: float = 0.1  # share of the peak at the end; linear in between
     weight_decay: float = 0.0  # of matrices, per unit of learning rate
     max_grad_norm: float = 1.0  # the gradient is shortened to this 2-norm
-    baseline: str = "mean"  # what a reward is compared with: mean, leave_one_out, none
-    scale: str = "group_std"  # what the difference is divided by: group_std, batch_std, none
-    ratio: str = "token"  # token, or sequence (GSPO)
-    clip: str = "ppo"  # ppo, cispo or none
+    baseline: Baseline = "mean"  # what a reward is compared with: mean, leave_one_out, none
+    scale: Scale = "group_std"  # what the difference is divided by: group_std, batch_std, none
+    ratio: Ratio = "token"  # token, or sequence (GSPO)
+    clip: Clip = "ppo"  # ppo, cispo or none
     clip_low: float = 0.2  # how far below 1 the ratio may fall
     clip_high: float = 0.2  # how far above 1; DAPO's clip-higher is 0.28
-    aggregate: str = "sequence_mean"  # sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO)
+    aggregate: Aggregate = (
+        "sequence_mean"  # sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO)
+    )
     kl_coef: float = 0.0  # weight of the KL to the reference in the loss; 0: none
-    kl: str = "k3"  # its estimator: k1 (no gradient on average), k2, k3
+    kl: KLEstimator = "k3"  # its estimator: k1 (no gradient on average), k2, k3
     resample: int = 0  # extra rollouts a step to fill it with mixed groups (DAPO, dynamic sampling)
     overlong: int = 0  # tokens before the limit over which DAPO's length penalty grows; 0: none
     micro_tokens: int = 1024  # padded tokens in one forward pass: about what a CPU's cache holds
@@ -97,12 +103,7 @@ class GRPOSettings:
             "max_grad_norm",
         )
         check_positive(self, "resample", "overlong", "evaluate_every", "kl_coef", at_least=0)
-        check_choice("baseline", self.baseline, ("mean", "leave_one_out", "none"))
-        check_choice("scale", self.scale, ("group_std", "batch_std", "none"))
-        check_choice("ratio", self.ratio, ("token", "sequence"))
-        check_choice("clip", self.clip, ("ppo", "cispo", "none"))
-        check_choice("aggregate", self.aggregate, ("sequence_mean", "token_mean", "constant"))
-        check_choice("kl", self.kl, ("k1", "k2", "k3"))
+        check_choices(self)
         if self.baseline == "none" and self.scale != "none":
             raise ValueError(
                 f"scale is {self.scale!r}, but with baseline='none' a group that agrees has "
@@ -198,7 +199,8 @@ def train_grpo(
         evaluate: called with the policy each `evaluate_every` steps; what it returns is logged.
 
     Raises:
-        ValueError: the processes cannot share the prompts, or `reward` returned something else.
+        ValueError: the processes cannot share the prompts, `evaluate` would never be called, or
+            `reward` returned something else.
 
     Source: Shao et al. 2024 (DeepSeekMath), algorithm 1, without its outer iteration.
     """
@@ -211,6 +213,8 @@ def train_grpo(
             f"updates is {s.updates}, expected at most {share}: each takes groups of its own, and "
             f"a process has {share} of the {s.prompts} prompts"
         )
+    if evaluate is not None and not s.evaluate_every:
+        raise ValueError("evaluate is given, but evaluate_every is 0: it would never be called")
     device = policy.embedding.weight.device
     generator = torch.Generator(device).manual_seed(s.seed * world_size() + rank())
     optimizer = make_optimizer(policy, lr=s.lr, weight_decay=s.weight_decay)
@@ -247,7 +251,7 @@ def train_grpo(
         stats["seconds"] = time.perf_counter() - clock
         if step % s.record_every == 0 or step + 1 == s.steps:
             run.record(readable(step, batch, tokenizer, s.group_size, groups=4))
-        if evaluate is not None and s.evaluate_every and (step + 1) % s.evaluate_every == 0:
+        if evaluate is not None and (step + 1) % s.evaluate_every == 0:
             stats["eval"] = evaluate(policy)
         run.end_step(step, stats, s, policy, optimizer, generator, problems=problems.positions())
     return run
@@ -310,11 +314,15 @@ class PolicyLosses:
             yield loss
 
     def stats(self) -> dict[str, float]:
-        """Return the step's numbers, averaged over the tokens that were computed."""
+        """Return the step's numbers, averaged over the tokens that this process computed.
+
+        Only the loss is of all processes: their shares add up to it.
+        """
         means = average(self.found, self.weights)
         if self.found:
             means["ratio_max"] = max(float(stats["ratio_max"]) for stats in self.found)
-        return {"loss": self.loss, **means}
+        (loss,) = sum_over_processes(self.loss)
+        return {"loss": loss, **means}
 
 
 @dataclass

@@ -14,13 +14,19 @@ counted entries, which would stall a GPU: a counted NaN makes the loss NaN, and 
 """
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from reasoning_from_scratch.checks import check_choice, check_shape
+from reasoning_from_scratch.checks import check_choice, check_shape, check_tensor
+
+KLEstimator = Literal["k1", "k2", "k3"]
+Ratio = Literal["token", "sequence"]
+Clip = Literal["ppo", "cispo", "none"]
+Aggregate = Literal["sequence_mean", "token_mean", "constant"]
 
 # Log-ratios above this are continued by a straight line: exp(89) overflows float32, and the
 # gradient of an infinity is NaN even where a clip or a mask throws its value away.
@@ -158,7 +164,7 @@ def dpo_loss(
     return -F.logsigmoid(beta * (chosen_gain - rejected_gain)).mean()
 
 
-def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: str = "k3") -> Tensor:
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: KLEstimator = "k3") -> Tensor:
     """Estimate KL(policy‖reference) at each token from the one token that was sampled.
 
     Args:
@@ -179,7 +185,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: str = "k3") -> 
     Source: Schulman 2020, "Approximating KL divergence"; k3 is eq. 4 of Shao et al. 2024.
     """
     check_shape("ref_logprobs", ref_logprobs, logprobs.shape, "one entry for each of logprobs")
-    check_choice("kind", kind, ("k1", "k2", "k3"))
+    check_choice("kind", kind, get_args(KLEstimator))
     # The model that was sampled is below the line.
     given = _at_least_float32(ref_logprobs) - _at_least_float32(logprobs)
     if kind == "k1":
@@ -203,9 +209,9 @@ def policy_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-    ratio: str = "token",
-    clip: str = "ppo",
-    aggregate: str = "sequence_mean",
+    ratio: Ratio = "token",
+    clip: Clip = "ppo",
+    aggregate: Aggregate = "sequence_mean",
     max_tokens: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss whose gradient makes completions with a positive advantage more likely.
@@ -238,8 +244,8 @@ def policy_loss(
         eq. 5–7 (sequence); two clip distances: Yu et al. 2025 (DAPO), eq. 8.
     """
     _check_policy_inputs(logprobs, old_logprobs, advantages, clip_low, clip_high)
-    check_choice("ratio", ratio, ("token", "sequence"))
-    check_choice("clip", clip, ("ppo", "cispo", "none"))
+    check_choice("ratio", ratio, get_args(Ratio))
+    check_choice("clip", clip, get_args(Clip))
     counted = _counted(mask, logprobs, "logprobs")
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(logprobs)
@@ -307,7 +313,11 @@ def value_loss(
 
 
 def aggregate_tokens(
-    x: Tensor, mask: Tensor, *, aggregate: str = "sequence_mean", max_tokens: int | None = None
+    x: Tensor,
+    mask: Tensor,
+    *,
+    aggregate: Aggregate = "sequence_mean",
+    max_tokens: int | None = None,
 ) -> Tensor:
     """Turn one number a token into one number, as `policy_loss` does (a KL term should match it).
 
@@ -326,7 +336,7 @@ def aggregate_tokens(
         ValueError: shapes don't fit, the batch is empty, an unknown aggregate, or "constant"
             without max_tokens.
     """
-    check_choice("aggregate", aggregate, ("sequence_mean", "token_mean", "constant"))
+    check_choice("aggregate", aggregate, get_args(Aggregate))
     _check_batch("x", x)
     if aggregate == "token_mean":
         return masked_mean(x, mask)
@@ -339,7 +349,7 @@ def aggregate_tokens(
 
 
 def aggregate_share(
-    mask: Tensor, *, aggregate: str, total_sequences: int, total_tokens: int | Tensor
+    mask: Tensor, *, aggregate: Aggregate, total_sequences: int, total_tokens: int | Tensor
 ) -> Tensor:
     """Return the weight with which a part's loss enters the whole batch's: k parts equal one batch.
 
@@ -356,7 +366,7 @@ def aggregate_share(
     Raises:
         ValueError: an unknown aggregate, or a part with more sequences than the whole.
     """
-    check_choice("aggregate", aggregate, ("sequence_mean", "token_mean", "constant"))
+    check_choice("aggregate", aggregate, get_args(Aggregate))
     _check_batch("mask", mask)
     if len(mask) > total_sequences:
         raise ValueError(f"total_sequences is {total_sequences}, but mask alone has {len(mask)}")
@@ -408,7 +418,7 @@ def _bounded_exp(x: Tensor) -> Tensor:
 
 
 def _where_clip_acts(
-    clip: str, ratios: Tensor, advantages: Tensor, bounds: tuple[float, float]
+    clip: Clip, ratios: Tensor, advantages: Tensor, bounds: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     below, above = ratios < bounds[0], ratios > bounds[1]
     if clip == "ppo":  # the other side of each bound keeps its gradient
@@ -426,12 +436,14 @@ def _counted(mask: Tensor, like: Tensor, name: str) -> Tensor:
 
 
 def _check_logits(logits: Tensor) -> None:
+    check_tensor("logits", logits)
     if logits.dim() < 2 or logits.shape[-1] == 0:
         raise ValueError(f"logits has shape {list(logits.shape)}, expected [B,T,V] with V > 0")
 
 
 def _check_batch(name: str, tensor: Tensor, dims: str = "[B,T]") -> None:
     """Raise a ValueError unless `tensor` has as many dimensions as `dims` names, none of size 0."""
+    check_tensor(name, tensor)
     if tensor.dim() != dims.count(",") + 1 or tensor.numel() == 0:
         shape = list(tensor.shape)
         raise ValueError(f"{name} has shape {shape}, expected {dims} with at least one entry")
@@ -449,6 +461,7 @@ def _check_policy_inputs(
 ) -> None:
     _check_batch("logprobs", logprobs)
     check_shape("old_logprobs", old_logprobs, logprobs.shape, "one entry for each of logprobs")
+    check_tensor("advantages", advantages)
     if advantages.dim() == 1:
         check_shape("advantages", advantages, logprobs.shape[:1], "one entry for each sequence")
     else:

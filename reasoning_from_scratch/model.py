@@ -21,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LLAMA3_SCALING = (
+    "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
+)  # fmt: skip
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value -> what each token gathered
 
 
@@ -83,6 +86,9 @@ def rope_frequencies(config: GPTConfig) -> Tensor:
     kind = "default" if scaling is None else scaling.get("rope_type", scaling.get("type"))
     if kind == "default":
         return frequencies
+    needed = {"linear": ("factor",), "llama3": LLAMA3_SCALING}.get(kind, ())
+    if missing := [name for name in needed if name not in scaling]:
+        raise ValueError(f"rope_scaling of type {kind!r} lacks {', '.join(missing)}")
     if kind == "linear":
         return frequencies / scaling["factor"]
     if kind != "llama3":

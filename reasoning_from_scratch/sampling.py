@@ -222,6 +222,11 @@ def encode_prompts(
     for prompt, row in zip(prompts, ids, strict=True):
         if not row:
             raise ValueError(f"prompts holds {prompt!r}, which has no token to continue")
+        if max(row) >= model.config.vocab_size:
+            raise ValueError(
+                f"a prompt holds token {max(row)}, expected less than the model's vocab_size="
+                f"{model.config.vocab_size}: does the tokenizer belong to it? {prompt[:60]!r}"
+            )
         if len(row) + max_new_tokens > model.config.max_positions:
             raise ValueError(
                 f"a prompt of {len(row)} tokens and max_new_tokens={max_new_tokens} exceed "

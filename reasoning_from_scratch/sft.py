@@ -8,11 +8,12 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_choice, check_positive
+from reasoning_from_scratch.checks import check_choices, check_positive
 from reasoning_from_scratch.losses import sft_loss
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.runs import Run
@@ -40,7 +41,7 @@ class SFTSettings:
     final_lr: float = 0.1  # share of the peak at the end; cosine in between
     weight_decay: float = 0.1  # of matrices, per unit of learning rate
     max_grad_norm: float = 1.0  # the gradient is shortened to this 2-norm
-    train_on: str = "all"  # "all" tokens or the "completion" only
+    train_on: Literal["all", "completion"] = "all"  # "all" tokens or the "completion" only
     micro_tokens: int = 1024  # padded tokens in one forward pass: about what a CPU's cache holds
     compile: bool = (
         False  # torch.compile the model, which takes long to start and needs a C++ compiler
@@ -50,7 +51,7 @@ class SFTSettings:
     seed: int = 0  # order of the examples
 
     def __post_init__(self) -> None:
-        check_choice("train_on", self.train_on, ("all", "completion"))
+        check_choices(self)
         check_positive(
             self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"
         )

@@ -80,7 +80,7 @@ def math_equal(prediction: str, reference: str, *, timeout: float = 1.0) -> bool
 
     Args:
         prediction: what a model answered, in LaTeX or plain notation. Any text is safe.
-        reference:  the right answer.
+        reference:  the right answer. Of either, a number stands for its text.
         timeout:    seconds for comparing formulas with sympy, all parts of an answer together. Not
                     counted: starting sympy's process, once, when the first formula comes (a second
                     on an idle machine), and up to 0.7 · timeout while many compare at once. What is
@@ -97,6 +97,7 @@ def math_equal(prediction: str, reference: str, *, timeout: float = 1.0) -> bool
     Any thread may call it, several at once; it sets no signal and never raises.
     """
     try:
+        prediction, reference = _as_text(prediction), _as_text(reference)
         if max(len(prediction), len(reference)) > MAX_CHARACTERS:
             return prediction.strip() == reference.strip()
         left, right = clean(prediction), clean(reference)
@@ -108,6 +109,10 @@ def math_equal(prediction: str, reference: str, *, timeout: float = 1.0) -> bool
         return _Comparison(timeout).equal(*map(_without_name, trees, reversed(trees)))
     except Exception:  # a reward function that raises ends a training run
         return False
+
+
+def _as_text(answer: str | float) -> str:
+    return str(answer) if isinstance(answer, int | float) else answer
 
 
 def _without_name(tree: Tree, other: Tree) -> Tree:

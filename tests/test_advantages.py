@@ -282,3 +282,11 @@ def test_advantages_are_the_same_on_a_gpu(subject):
     for name, *tensors in calls:
         here, there = subject(name)(*tensors), subject(name)(*(tensor.cuda() for tensor in tensors))
         assert_close(there, here, check_device=False)
+
+
+@pytest.mark.parametrize("name", ["group_advantages", "gae"])
+def test_a_list_is_refused_by_name(subject, name):
+    rows = [[1.0, 0.0]]
+    arguments = (rows,) if name == "group_advantages" else (rows, rows, rows)
+    with pytest.raises(ValueError, match="rewards is a list, expected a tensor"):
+        subject(name)(*arguments)

@@ -331,3 +331,8 @@ def test_it_learns_to_say_the_token_that_is_rewarded(name, seed):
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert sum(text == "b" for text in rollout.texts) > 180  # of 200
+
+
+def test_an_evaluation_that_would_never_be_called_is_refused():
+    with pytest.raises(ValueError, match="evaluate is given, but evaluate_every is 0"):
+        train(Low(), GRPOSettings(steps=1), evaluate=lambda policy: {})

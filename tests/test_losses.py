@@ -348,3 +348,13 @@ def test_language_losses_are_the_same_on_a_gpu(subject):
     for name, *tensors in calls:
         here, there = subject(name)(*tensors), subject(name)(*(tensor.cuda() for tensor in tensors))
         assert_close(there, here, check_device=False)
+
+
+def test_a_list_is_refused_by_name(subject):
+    ones = torch.ones(1, 2)
+    with pytest.raises(ValueError, match="advantages is a list, expected a tensor"):
+        subject("policy_loss")(ones, ones, [1.0], ones)
+    with pytest.raises(ValueError, match="logprobs is a list, expected a tensor"):
+        subject("policy_loss")([[1.0]], ones, ones, ones)
+    with pytest.raises(ValueError, match="logits is a list, expected a tensor"):
+        subject("token_entropy")([[[1.0]]])

@@ -275,6 +275,11 @@ def test_fresh_weights_have_the_published_spread():
         (dict(heads=4, kv_heads=3), "kv_heads is 3, expected a divisor of heads=4"),
         (dict(head_width=5), "head_width is 5, expected an even number"),
         (dict(rope_scaling={"rope_type": "yarn"}), "rope type is 'yarn', expected 'default', "),
+        (dict(rope_scaling={"rope_type": "linear"}), "rope_scaling of type 'linear' lacks factor"),
+        (
+            dict(rope_scaling={"rope_type": "llama3", "factor": 8, "low_freq_factor": 1}),
+            "of type 'llama3' lacks high_freq_factor, original_max_position_embeddings",
+        ),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(changes, message):

@@ -22,9 +22,9 @@ LAYERS = [
     ),
     ("tasks",),
     ("advantages", "losses", "exact"),
-    ("evaluate", "stats"),
+    ("evaluate", "stats", "reward_quality"),
     ("training", "runs"),
-    ("rollouts", "sft", "grpo"),
+    ("rollouts", "sft", "grpo", "preferences", "reward_model", "reward_model_files"),
     (
         "report_page", "report", "seeds", "main_job", "bench_sides", "bench_tables", "bench",
         "terminal", "__main__",

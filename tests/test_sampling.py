@@ -1,6 +1,7 @@
 """Sampling: one token against exact probabilities, whole rollouts against slow ones, refusals."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -286,6 +287,12 @@ def test_sampling_leaves_no_gradient_behind(tokenizer, model):
 
 
 # Progress and refusals.
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer, model):
+    model.config = replace(model.config, vocab_size=10)
+    with pytest.raises(ValueError, match="a prompt holds token 17, expected less than the model's"):
+        draw(model, tokenizer, [f"1{END}"])
 
 
 def test_progress_tells_tokens_and_open_completions(tokenizer):

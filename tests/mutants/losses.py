@@ -153,7 +153,7 @@ MUTANTS = {
             "torch.expm1(log_ratio.clamp(max=MAX_LOG_RATIO))",
             "torch.exp(log_ratio.clamp(max=MAX_LOG_RATIO)) - 1",
         ),
-        "k2 by default": ('kind: str = "k3"', 'kind: str = "k2"'),
+        "k2 by default": ('kind: KLEstimator = "k3"', 'kind: KLEstimator = "k2"'),
         "a masked NaN reaches the gradient": (
             "log_ratio = torch.where(finite, given, 0)",
             "log_ratio = given",
