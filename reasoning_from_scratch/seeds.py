@@ -14,7 +14,8 @@ def over_seeds(metrics: Sequence[Mapping[str, object]]) -> dict[str, object]:
 
     Args:
         metrics: one dictionary a run, as `measure` makes them; those of a dictionary are nested.
-            Only what every run has is kept, and n becomes the number of runs.
+            Only what every run has is kept, and n becomes the number of runs. The interval of a
+            rate ends at 0 and 1, which Student's knows nothing of; a length is no rate.
     """
     joined: dict[str, object] = {}
     for name, first in metrics[0].items():
@@ -26,6 +27,8 @@ def over_seeds(metrics: Sequence[Mapping[str, object]]) -> dict[str, object]:
             continue
         values = [value["mean"] for value in found]
         low, high = t_interval(values) if len(values) > 1 else (values[0], values[0])
+        if not name.startswith("length"):
+            low, high = max(low, 0.0), min(high, 1.0)
         mean = sum(values) / len(values)
         joined[name] = {"mean": mean, "low": low, "high": high, "n": len(values), "runs": values}
     return joined

@@ -21,6 +21,17 @@ def test_over_seeds_by_hand():
     assert joined["by_steps"]["2"]["mean"] == pytest.approx(0.45)
 
 
+def test_the_interval_of_a_rate_ends_at_0_and_1_that_of_a_length_does_not():
+    rates, lengths = (0.9, 1.0, 1.0), (0.0, 0.0, 9.0)
+    pairs = zip(rates, lengths, strict=True)
+    joined = over_seeds([{"greedy": metric(a), "length_greedy": metric(b)} for a, b in pairs])
+    # 0.9667 + 4.302653 · 0.057735/√3 is 1.110; 3 - 4.302653 · 5.196152/√3 is -9.908
+    assert joined["greedy"]["high"] == 1.0 and joined["greedy"]["low"] == pytest.approx(
+        0.82324, abs=1e-4
+    )
+    assert joined["length_greedy"]["low"] == pytest.approx(-9.90796, abs=1e-4)
+
+
 def test_over_seeds_keeps_only_what_every_run_has():
     joined = over_seeds([{"a": metric(1.0), "b": metric(1.0)}, {"a": metric(0.0)}])
     assert list(joined) == ["a"]
