@@ -43,6 +43,10 @@ _MODULES = {
     "sft": ("SFTSettings", "train_sft"),
     "report": ("figure_style", "learning_curves", "before_after_figure", "write_page"),
     "grpo": ("GRPOSettings", "PRESETS", "preset", "train_grpo"),
+    "ppo": (
+        "PPOSettings", "PPO_PRESETS", "ppo_preset", "train_ppo", "token_rewards", "adapt_kl_coef",
+        "explained_variance",
+    ),
     "preferences": ("Preference", "sample_preferences", "preference_pairs", "flip_labels"),
     "reward_model": (
         "RewardModelSettings", "train_reward_model", "score", "score_pairs", "normalise_scores",

@@ -5,48 +5,41 @@ Every run has a folder of its own; `--resume FOLDER` goes on with one that was s
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C (what was done is saved).
 """
 
-import ast
-import dataclasses
-import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import tyro
 
 from reasoning_from_scratch import report as reports
 from reasoning_from_scratch.evaluate import measure
-from reasoning_from_scratch.grpo import PRESETS, GRPOSettings, train_grpo
-from reasoning_from_scratch.grpo import preset as make_preset
-from reasoning_from_scratch.main_job import RECIPES, MainJob, open_model, pretrain_tiny
+from reasoning_from_scratch.exercises import check as check_exercises
+from reasoning_from_scratch.main_job import RECIPES, MainJob, open_model
 from reasoning_from_scratch.pretrained import save_pretrained
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.sampling import sample as sample_completions
 from reasoning_from_scratch.seeds import record_seeds
-from reasoning_from_scratch.sft import SFTSettings, train_sft
 from reasoning_from_scratch.tasks import get_task
 from reasoning_from_scratch.terminal import Bar, fresh_folder, read_line, say, stoppable
-from reasoning_from_scratch.training import keep_freed_memory, rank, start_processes
-
-Flat = tyro.conf.OmitArgPrefixes
-Out = Annotated[Path | None, tyro.conf.arg(help="the run's folder; by default under runs/")]
-Resume = Annotated[Path | None, tyro.conf.arg(help="the folder of a run that was stopped")]
-Model = Annotated[
-    str | None, tyro.conf.arg(help='a Hugging Face folder, a .gguf, a run\'s folder or "smollm2"')
-]
-Seed = Annotated[int, tyro.conf.arg(help="of the weights, the problems and the sampling")]
-Options = Annotated[
-    tuple[str, ...], tyro.conf.arg(help="options of the task, such as steps=2,6 limit=200")
-]
-RecipeName = Literal[tuple(RECIPES)]
-PresetName = Literal[tuple(PRESETS)]
-PRETRAINING = SFTSettings()
-REINFORCING = GRPOSettings()
-FINE_TUNING = SFTSettings(
-    steps=100, batch=16, lr=1e-4, warmup=10, weight_decay=0.0, train_on="completion"
+from reasoning_from_scratch.training import keep_freed_memory, start_processes
+from reasoning_from_scratch.training_commands import (
+    Model,
+    Options,
+    Out,
+    Resume,
+    Seed,
+    grpo,
+    parse,
+    ppo,
+    pretrain,
+    reward_model,
+    sft,
+    show_presets,
 )
+
+RecipeName = Literal[tuple(RECIPES)]
 
 
 def run(
@@ -75,93 +68,6 @@ def run(
     say(f"\nread the completions:  {out / 'report.html'}\nlearning curves:       {out}/curves.svg")
     say(f"the model:             {out / 'model'} (opens in transformers, too)")
     say(f"talk to it:            python -m reasoning_from_scratch chat --model {out / 'model'}")
-
-
-def pretrain(
-    settings: Flat[SFTSettings] = PRETRAINING,
-    width: int = 96,
-    layers: int = 4,
-    heads: int = 4,
-    option: Options = (),
-    out: Out = None,
-    resume: Resume = None,
-) -> None:
-    """Pretrain a tiny model on story documents, from random weights.
-
-    Args:
-        width: of the residual stream.
-        layers: blocks of attention and feed-forward.
-        heads: of attention.
-    """
-    fixed = {
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-        "options": parse(option),
-        "shares": {},
-    }
-    settings, fixed = plan("pretrain", resume, settings, fixed)
-    task = get_task("stories", **fixed["options"])
-    record = open_run("pretrain", out, resume, settings, fixed)
-    del fixed["options"]
-    with stoppable(lambda: record, f"pretrain --resume {record.folder}"):
-        device = start_processes()
-        policy, tokenizer = pretrain_tiny(task, settings, run=record, device=device, **fixed)
-    export_to(record.folder, policy, tokenizer)
-
-
-def sft(
-    model: Model = None,
-    task: str = "stories",
-    settings: Flat[SFTSettings] = FINE_TUNING,
-    examples: int = 2000,
-    option: Options = (),
-    out: Out = None,
-    resume: Resume = None,
-) -> None:
-    """Fine-tune a model on worked demonstrations of a task.
-
-    Args:
-        task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
-        examples: how many demonstrations there are.
-    """
-    fixed = {"model": model, "task": task, "examples": examples, "options": parse(option)}
-    settings, fixed = plan("sft", resume, settings, fixed)
-    problems = get_task(fixed["task"], **fixed["options"])
-    problems = problems.generate(fixed["examples"], seed=settings.seed, split="train")
-    pairs = [(p.prompt, p.demonstration) for p in problems]
-    policy, tokenizer = open_model(fixed["model"], start_processes())
-    record = open_run("sft", out, resume, settings, fixed)
-    with stoppable(lambda: record, f"sft --resume {record.folder}"):
-        train_sft(policy, tokenizer, pairs, settings, run=record)
-    export_to(record.folder, policy, tokenizer)
-
-
-def grpo(
-    model: Model = None,
-    task: str = "stories",
-    preset: PresetName = "grpo",
-    settings: Flat[GRPOSettings] = REINFORCING,
-    option: Options = (),
-    out: Out = None,
-    resume: Resume = None,
-) -> None:
-    """Reinforce a model on a task: reward 1 for a right answer.
-
-    Args:
-        task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
-        preset: a published method; the settings below show its values, and may change them.
-    """
-    fixed = {"model": model, "task": task, "preset": preset, "options": parse(option)}
-    settings, fixed = plan("grpo", resume, settings, fixed)
-    problems = get_task(fixed["task"], **fixed["options"])
-    policy, tokenizer = open_model(fixed["model"], start_processes())
-    record = open_run("grpo", out, resume, settings, fixed)
-    with stoppable(lambda: record, f"grpo --resume {record.folder}"):
-        train_grpo(policy, tokenizer, problems, settings, run=record)
-    export_to(record.folder, policy, tokenizer)
-    if rank() == 0:
-        say(f"read the completions: {reports.write_page(record.folder)}")
 
 
 def evaluate(
@@ -288,19 +194,32 @@ def bench(
     run_bench(sections=sections, base=base, quick=quick, say=say)
 
 
-COMMANDS = (run, pretrain, sft, grpo, evaluate, sample, chat, report, export, bench)
+def check(
+    chapter: tyro.conf.Positional[int], file: Path | None = None, only: str | None = None
+) -> None:
+    """Check the exercises of a chapter with the package's own tests; exit code 1 if one is wrong.
+
+    Args:
+        chapter: its number.
+        file: yours; by default the chapter's stubs in chapters/exercises.
+        only: the name of one exercise's function.
+    """
+    if not check_exercises(chapter, file=file, only=only, say=say):
+        sys.exit(1)
+
+
+COMMANDS = (
+    run, pretrain, sft, reward_model, ppo, grpo, evaluate, sample, chat, report, export, bench,
+    check,
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     keep_freed_memory()
-    commands = {command.__name__: command for command in COMMANDS}
-    defaults = list(inspect.signature(grpo).parameters)
-    grpo.__defaults__ = tuple(
-        apply_preset(arguments) if name == "settings" else value
-        for name, value in zip(defaults, grpo.__defaults__, strict=True)
-    )
+    commands = {command.__name__.replace("_", "-"): command for command in COMMANDS}
+    show_presets(arguments)
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, args=arguments, description=__doc__, prog="python -m reasoning_from_scratch"
@@ -314,65 +233,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def apply_preset(arguments: list[str]) -> GRPOSettings:
-    """Return the settings of the preset that the arguments name: --help then shows its values."""
-    words = [word for argument in arguments for word in argument.split("=", 1)]
-    named = [after for flag, after in zip(words, words[1:], strict=False) if flag == "--preset"]
-    return make_preset(named[-1]) if named and named[-1] in PRESETS else make_preset("grpo")
-
-
-def plan(command: str, resume: Path | None, settings: object, fixed: dict) -> tuple[object, dict]:
-    """Return what a new run was asked for, or what the run to resume was started with."""
-    if resume is None:
-        return settings, fixed
-    known = Run.resume(resume).settings
-    if known.get("command") != command:
-        raise ValueError(f"{resume} is a run of {known.get('command')!r}, not of {command!r}")
-    settings = type(settings)(**tuples(known["settings"]))
-    fixed = {name: known[name] for name in fixed}
-    return settings, fixed | {"options": tuples(fixed["options"])}
-
-
-def open_run(
-    command: str, out: Path | None, resume: Path | None, settings: object, fixed: dict
-) -> Run:
-    """Make a run's folder, once everything it needs is known to be there, or open it again."""
-    if resume is not None:
-        record = Run.resume(resume)
-    else:
-        about = {"command": command, **fixed, "settings": dataclasses.asdict(settings)}
-        record = Run.create(out or fresh_folder(command), about)
-    say(f"run folder: {record.folder}")
-    record.on_step = Bar(command, settings.steps)
-    return record
-
-
-def tuples(options: dict[str, object]) -> dict[str, object]:
-    """Return options as they were before JSON made lists of their tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-
-
-def export_to(folder: Path, policy: torch.nn.Module, tokenizer: object) -> None:
-    """Leave the trained model in the run's folder."""
-    if rank() == 0:
-        save_pretrained(policy, tokenizer, folder / "model")
-        say(f"the model: {folder / 'model'} (opens in transformers, too)")
-
-
-def parse(options: tuple[str, ...]) -> dict[str, object]:
-    """Turn name=value texts into a task's options; 2,6 is a pair and anything else text."""
-    parsed = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise ValueError(f"option is {option!r}, expected name=value")
-        try:
-            parsed[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed[name] = value
-    return parsed
 
 
 if __name__ == "__main__":

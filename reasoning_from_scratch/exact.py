@@ -155,6 +155,22 @@ class TablePolicy:
         probabilities = self.probabilities().detach()
         return torch.where(probabilities > 0, sums / probabilities, 0)
 
+    def values(self, rewards: Tensor) -> Tensor:
+        """Return [S] the reward to expect after each prefix: what a perfect critic says there.
+
+        Args:
+            rewards: [N] at the end of each completion.
+
+        Returns:
+            [S] without gradient; 0 after a prefix that cannot occur.
+        """
+        chances = self.probabilities().detach()  # [N]
+        paid = torch.where(chances > 0, chances * rewards, 0)
+        rows, owners = self.prefixes[self.mask], self.mask.nonzero()[:, 0]  # of each chosen token
+        zeros = chances.new_zeros(len(self.logits))
+        chance, total = (zeros.index_add(0, rows, x[owners]) for x in (chances, paid))
+        return torch.where(chance > 0, total / torch.where(chance > 0, chance, 1), 0)
+
     def gradient(self, scalar: Tensor) -> Tensor:
         """Return [S,V] the derivative of `scalar` by the logits, which must require a gradient."""
         (slope,) = torch.autograd.grad(scalar, self.logits, retain_graph=True, allow_unused=True)

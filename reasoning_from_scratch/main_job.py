@@ -105,16 +105,18 @@ RECIPES = {
     ),
     "cold_start": Recipe(
         about="a pretrained model is shown how to think in stories, then reinforced",
-        options={"steps": (2, 5)},
-        longer={"steps": (6, 7)},
+        message="SmolLM2-135M is shown how to think, then rewarded for right answers",
+        options={"steps": (2, 3)},
+        longer={"steps": (4, 5)},
         cold_start=SFTSettings(
-            steps=30, batch=16, lr=1e-4, warmup=5, weight_decay=0.0, train_on="completion"
+            steps=30, batch=16, lr=1e-4, warmup=4, weight_decay=0.0, train_on="completion"
         ),
         grpo=GRPOSettings(
-            steps=30, prompts=8, group_size=8, max_new_tokens=96, lr=1e-5, warmup=4,
-            stop=("</answer>",), aggregate="token_mean", evaluate_every=10, checkpoint_every=10,
+            steps=20, prompts=8, group_size=8, max_new_tokens=56, lr=2e-5, warmup=4,
+            stop=("</answer>",), aggregate="token_mean", scale="none", evaluate_every=10,
+            checkpoint_every=10,
         ),
-        problems=128,
+        problems=96,
         samples=2,
     ),
 }  # fmt: skip

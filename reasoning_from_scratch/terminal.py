@@ -28,7 +28,7 @@ class Bar:
     def __call__(self, line: dict) -> None:
         done = line["step"] + 1
         numbers = {n: f"{line[n]:.3g}" for n in self.SHOWN if n in line}
-        if "eval" in line:
+        if "greedy" in line.get("eval", {}):
             numbers["greedy"] = f"{line['eval']['greedy']['mean']:.0%}"
         tenths, self.tenths = self.tenths, done * 10 // self.total
         if self.bar.disable and self.tenths > tenths:

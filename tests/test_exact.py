@@ -74,6 +74,32 @@ def test_drawing_token_after_token_gives_the_probabilities():
     assert_close(frequencies, policy.probabilities().detach(), rtol=0, atol=0.03)
 
 
+def test_the_values_of_a_policy_of_two_tokens_by_hand():
+    # 1/4 for ending at once (reward 8); then 1/3 for an end (reward 3), 2/3 for none (reward 6).
+    policy = TablePolicy(float64([1, 3], [1, 2]).log(), max_tokens=2)
+    assert_close(policy.values(float64(8, 3, 6)), float64(8 / 4 + 3 / 4 * 5, 5))
+    # What cannot occur adds nothing, and what follows it is worth nothing.
+    ended = policy.with_logits(float64([0, -math.inf], [0, 0]))
+    assert_close(ended.values(float64(8, math.nan, math.inf)), float64(8, 0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_are_the_mean_reward_of_what_follows_each_prefix(seed):
+    policy = TablePolicy.random(seed)
+    rewards, found = (
+        random(seed, len(policy.tokens)),
+        policy.values(random(seed, len(policy.tokens))),
+    )
+    assert_close(found[0], policy.expectation(rewards).detach())
+    written = completions(policy)
+    for tokens, prefixes in zip(written, policy.prefixes.tolist(), strict=True):
+        for t in range(len(tokens)):
+            rows = [i for i, other in enumerate(written) if other[:t] == tokens[:t]]
+            chances = policy.probabilities().detach()[rows]
+            expected = (chances * rewards[rows]).sum() / chances.sum()
+            assert_close(found[prefixes[t]], expected)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_policy_gradient_theorem(seed):
     policy = TablePolicy.random(seed)

@@ -1,14 +1,15 @@
 """The model: numbers by hand, a slow reference in loops, what a token sees, sizes, refusals."""
 
 import cmath
+import itertools
 import math
 
 import pytest
 import torch
 
-from reasoning_from_scratch.model import GPTConfig, ScalarHead, attend, rotate
-from reasoning_from_scratch.model import rope_frequencies as frequencies_of
-from tests.toys import VARIANTS, double_model, random_tokens, toy_model
+from reasoning_from_scratch.model import GPTConfig, ScalarHead
+from tests.tensors import float64, random
+from tests.toys import LLAMA3, VARIANTS, double_model, random_tokens, toy_model
 
 variants = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 
@@ -34,20 +35,29 @@ def slow_linear(x, linear):
     return [slow_dot(row, x) + b for row, b in zip(rows, bias, strict=True)]
 
 
+def slow_frequency(i, width, theta, scaling):
+    """The rotation of channel pair i, in radians a position."""
+    frequency = theta ** (-2 * i / width)
+    if not scaling:
+        return frequency
+    factor = scaling["factor"]
+    if scaling["rope_type"] == "linear":
+        return frequency / factor
+    wavelength, original = 2 * math.pi / frequency, scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    if wavelength > original / low:
+        return frequency / factor
+    if wavelength > original / high:
+        smooth = (original / wavelength - low) / (high - low)
+        return (1 - smooth) * frequency / factor + smooth * frequency
+    return frequency
+
+
 def slow_rotate(x, position, config):
     """Multiply the complex number (x[i], x[i + E/2]) by exp(i·angle)."""
     half, turned = len(x) // 2, [0.0] * len(x)
     for i in range(half):
-        frequency = config.rope_theta ** (-2 * i / len(x))
-        if scaling := config.rope_scaling:
-            wavelength = 2 * math.pi / frequency
-            original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
-            low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-            if wavelength > original / low:
-                frequency = frequency / factor
-            elif wavelength > original / high:
-                smooth = (original / wavelength - low) / (high - low)
-                frequency = (1 - smooth) * frequency / factor + smooth * frequency
+        frequency = slow_frequency(i, len(x), config.rope_theta, config.rope_scaling)
         z = complex(x[i], x[i + half]) * cmath.exp(1j * position * frequency)
         turned[i], turned[i + half] = z.real, z.imag
     return turned
@@ -109,48 +119,95 @@ def test_the_model_equals_loops_over_numbers(changes):
 # Pieces by hand.
 
 
-def test_attention_weighs_values_by_hand():
+def test_attention_weighs_values_by_hand(subject):
     # Scores 0 and log 3, so weights 1/4 and 3/4; values 0 and 4: the second token gathers 3. The
     # first sees itself alone.
     query = torch.ones(1, 2, 1, 1)
     key = torch.tensor([0.0, math.log(3)]).view(1, 2, 1, 1)
     value = torch.tensor([0.0, 4.0]).view(1, 2, 1, 1)
-    torch.testing.assert_close(attend(query, key, value).flatten(), torch.tensor([0.0, 3.0]))
+    mixed = subject("model.attend")(query, key, value)
+    torch.testing.assert_close(mixed.flatten(), torch.tensor([0.0, 3.0]))
 
 
-def test_attention_is_scaled_by_the_root_of_the_head_width():
+def test_attention_is_scaled_by_the_root_of_the_head_width(subject):
     # 4 channels, all ones: q·k = 4·log(3)/2, over sqrt(4) log 3. Weights as above.
     query = torch.ones(1, 1, 1, 4)
     key = torch.tensor([0.0, math.log(3) / 2]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
     value = torch.tensor([0.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
-    torch.testing.assert_close(attend(query, key, value).flatten(), torch.full((4,), 3.0))
+    mixed = subject("model.attend")(query, key, value)
+    torch.testing.assert_close(mixed.flatten(), torch.full((4,), 3.0))
 
 
-def test_grouped_queries_equal_repeated_heads():
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 5, 6, 4, generator=generator, dtype=torch.float64)
-    key, value = torch.randn(2, 2, 5, 2, 4, generator=generator, dtype=torch.float64)
+def test_grouped_queries_equal_repeated_heads(subject):
+    attend, query = subject("model.attend"), random(0, 2, 5, 6, 4)
+    key, value = random(1, 2, 2, 5, 2, 4)
     repeated = attend(query, key.repeat_interleave(3, 2), value.repeat_interleave(3, 2))
     torch.testing.assert_close(attend(query, key, value), repeated)
 
 
-def test_rotation_by_hand():
+def slow_attend(query, key, value, bias):
+    """[B,T,H,E] in loops; bias [T,S] is added to the scores, -inf where a token may not look."""
+    mixed, owners = torch.zeros_like(query), query.shape[2] // key.shape[2]
+    for b, t, h in itertools.product(*map(range, query.shape[:3])):
+        k = h // owners  # neighbours share a key
+        scores = [query[b, t, h] @ key[b, s, k] / 2 + bias[t, s] for s in range(key.shape[1])]
+        powers = torch.stack(scores).exp()
+        mixed[b, t, h] = powers / powers.sum() @ value[b, :, k]
+    return mixed
+
+
+def test_attention_equals_loops_over_queries(subject):
+    query, (key, value) = random(0, 2, 3, 4, 4), random(1, 2, 2, 3, 2, 4)  # width 4: its root is 2
+    causal = torch.full((3, 3), -math.inf).triu(1)
+    slow = slow_attend(query, key, value, causal)
+    torch.testing.assert_close(subject("model.attend")(query, key, value), slow)
+    # Three queries, five keys, and who sees whom is said, in yes and no or by what to add.
+    key, value = random(2, 2, 2, 5, 2, 4)
+    seen = torch.tensor([[1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 0, 0, 0, 1]]).bool()
+    bias = torch.zeros(3, 5, dtype=torch.float64).masked_fill(~seen, -math.inf)
+    slow = slow_attend(query, key, value, bias)
+    for mask in (seen[None, None], bias[None, None]):
+        torch.testing.assert_close(subject("model.attend")(query, key, value, mask), slow)
+
+
+def test_rotation_by_hand(subject):
     # Channels (0, 2) turn by 90 degrees, (1, 3) by 180: (1, 2) -> (-2, 1), (3, 4) -> (-3, -4).
     angles = torch.tensor([math.pi / 2, math.pi]).view(1, 1, 1, 2)
-    turned = rotate(torch.tensor([1.0, 3.0, 2.0, 4.0]).view(1, 1, 1, 4), angles.cos(), angles.sin())
+    x = torch.tensor([1.0, 3.0, 2.0, 4.0]).view(1, 1, 1, 4)
+    turned = subject("model.rotate")(x, angles.cos(), angles.sin())
     torch.testing.assert_close(turned.flatten(), torch.tensor([-2.0, -3.0, 1.0, -4.0]))
 
 
-def test_rope_frequencies_by_hand():
+def test_rotation_multiplies_by_a_complex_number_of_length_one(subject):
+    x, angles = random(0, 2, 3, 2, 6), random(1, 1, 3, 1, 3)
+    turned = subject("model.rotate")(x, angles.cos(), angles.sin())
+    z = torch.complex(x[..., :3], x[..., 3:]) * torch.polar(torch.ones_like(angles), angles)
+    torch.testing.assert_close(turned, torch.cat([z.real, z.imag], -1))
+
+
+def test_rope_frequencies_by_hand(subject):
     # theta 100, 4 channels: 100^0 and 100^(-2/4). A factor of 4 divides both.
+    frequencies_of = subject("model.rope_frequencies")
     shape = dict(vocab_size=2, width=4, layers=1, heads=1, rope_theta=100.0)
     torch.testing.assert_close(frequencies_of(GPTConfig(**shape)), torch.tensor([1.0, 0.1]))
     linear = GPTConfig(**shape, rope_scaling={"rope_type": "linear", "factor": 4.0})
     torch.testing.assert_close(frequencies_of(linear), torch.tensor([0.25, 0.025]))
 
 
-def test_the_score_of_two_tokens_depends_on_their_distance_only():
+@pytest.mark.parametrize("scaling", [None, {"rope_type": "linear", "factor": 3.0}, LLAMA3])
+def test_rope_frequencies_equal_a_slow_loop(subject, scaling):
+    # With theta 100 the wavelengths of 16 channels lie on both sides of Llama's two bounds.
+    config = GPTConfig(
+        vocab_size=2, width=32, layers=1, heads=2, rope_theta=100.0, rope_scaling=scaling
+    )
+    slow = [slow_frequency(i, 16, 100.0, scaling) for i in range(8)]
+    found = subject("model.rope_frequencies")(config)
+    torch.testing.assert_close(found, float64(*slow).float())
+
+
+def test_the_score_of_two_tokens_depends_on_their_distance_only(subject):
     # That is what rotation is for: turn query and key by the same angle, and nothing changes.
+    rotate = subject("model.rotate")
     query, key = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
     angles = toy_model(head_width=8, max_positions=50)
 

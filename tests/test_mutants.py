@@ -8,18 +8,19 @@ no further than the first failure. So a mutant costs a fraction of a second.
 import importlib
 import inspect
 import pkgutil
-from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
 
 import reasoning_from_scratch
 import tests.mutants
 from tests.mutants import REPLACED_MODULES, mutated_module
+from tests.nested import OPTIONS, files_of, function_of, hasten
 
-FOLDER = Path(__file__).parent
 # Of these each public function has three mutants or more; other modules list what they like.
-COVERED = ("advantages", "losses", "rewards", "lengths", "verify")
+COVERED = (
+    "advantages", "losses", "rewards", "lengths", "verify", "preferences", "reward_model",
+    "reward_quality", "reward_model_files", "ppo",
+)  # fmt: skip
 MUTANTS = {
     name.replace("__", "."): importlib.import_module(f"tests.mutants.{name}").MUTANTS
     for _, name, _ in pkgutil.iter_modules(tests.mutants.__path__)
@@ -30,9 +31,6 @@ CASES = [
     for function, changes in functions.items()
     for sentence, change in changes.items()
 ]
-QUIET = ("-q", "-s", "--no-header", "--disable-warnings", "-o", "addopts=--strict-markers")
-# Without these a session starts faster; nor may it touch what the outer session has set up.
-WITHOUT = ("cacheprovider", "faulthandler", "unraisableexception", "threadexception", "stepwise")
 
 
 class SubjectTestsOnly:
@@ -46,29 +44,17 @@ class SubjectTestsOnly:
         items[:] = [item for item in items if "subject" in getattr(item, "fixturenames", ())]
         items.sort(key=lambda item: self.function not in item.name)
         for item in items:
-            test = getattr(item.function, "__func__", item.function)
-            if hasattr(test, "hypothesis"):
-                self.hasten(test)
-
-    def hasten(self, test):
-        """Few examples, always the same ones, and no search for a simpler one."""
-        name = "_hypothesis_internal_use_settings"  # the one place where a test keeps them
-        before = getattr(test, name)
-        self.restore.append(lambda: setattr(test, name, before))
-        phases = (Phase.explicit, Phase.generate)
-        options = {"max_examples": 25, "phases": phases, "derandomize": True, "database": None}
-        setattr(test, name, settings(before, deadline=None, **options))
+            if hasattr(test := function_of(item), "hypothesis"):
+                self.restore.append(hasten(test))
 
 
 def run_tests(module, function, replacement, *options):
     """Run the module's tests against the replacement; return pytest's exit code."""
-    stem = module.replace(".", "_")
-    files = [*FOLDER.glob(f"test_{stem}.py"), *sorted(FOLDER.glob(f"test_{stem}_*.py"))]
     plugin = SubjectTestsOnly(function.split(".")[-1])
-    without = [word for name in WITHOUT for word in ("-p", f"no:{name}")]
+    files = [str(path) for path in files_of(module) if "subject" in path.read_text()]
     REPLACED_MODULES[module] = replacement
     try:
-        return pytest.main([*QUIET, *without, *options, *map(str, files)], plugins=[plugin])
+        return pytest.main([*OPTIONS, *options, *files], plugins=[plugin])
     finally:
         del REPLACED_MODULES[module]
         for restore in reversed(plugin.restore):

@@ -24,10 +24,10 @@ LAYERS = [
     ("advantages", "losses", "exact"),
     ("evaluate", "stats", "reward_quality"),
     ("training", "runs"),
-    ("rollouts", "sft", "grpo", "preferences", "reward_model", "reward_model_files"),
+    ("rollouts", "sft", "grpo", "preferences", "reward_model", "reward_model_files", "credit", "ppo"),
     (
         "report_page", "report", "seeds", "main_job", "bench_sides", "bench_tables", "bench",
-        "terminal", "__main__",
+        "terminal", "exercises", "training_commands", "__main__",
     ),
 ]  # fmt: skip
 LAYER = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}

@@ -8,7 +8,7 @@ import torch
 
 from reasoning_from_scratch.losses import token_logprobs
 from reasoning_from_scratch.model import KVCache
-from reasoning_from_scratch.sampling import Rollout, choose, sample
+from reasoning_from_scratch.sampling import Rollout, sample
 from tests.toys import END, chain, toy_model, toy_tokenizer
 
 PROMPTS = ["12=", "7=", "abcabc=", "0"]
@@ -55,7 +55,7 @@ def assert_same(one, other):
 # instead of random ones, measures each token's probability to the width of the grid.
 
 
-def frequencies(logits, *, temperature=1.0, top_p=1.0, grid=20_000):
+def frequencies(choose, logits, *, temperature=1.0, top_p=1.0, grid=20_000):
     uniform = (torch.arange(grid) + 0.5) / grid
     rows = torch.tensor(logits).expand(grid, -1)
     chosen, _ = choose(rows, uniform, temperature, top_p)
@@ -72,20 +72,20 @@ LOGITS = [
 
 @pytest.mark.parametrize("logits", LOGITS, ids=str)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_tokens_come_with_their_softmax_probability(logits, temperature):
+def test_tokens_come_with_their_softmax_probability(subject, logits, temperature):
     expected = (torch.tensor(logits) / temperature).softmax(-1)
     # A cell of the grid at each border between two tokens: 2 / 20,000.
-    torch.testing.assert_close(
-        frequencies(logits, temperature=temperature), expected, atol=1e-4, rtol=0
-    )
+    found = frequencies(subject("sampling.choose"), logits, temperature=temperature)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_top_p_by_hand():
+def test_top_p_by_hand(subject):
     # Probabilities .1 .5 .05 .35: for 0.8 the largest two (.85) are enough, and one (.5) is not.
     # What is left is scaled up: .5/.85 and .35/.85.
     logits = [math.log(p) for p in (0.1, 0.5, 0.05, 0.35)]
     expected = torch.tensor([0, 0.5, 0, 0.35]) / 0.85
-    torch.testing.assert_close(frequencies(logits, top_p=0.8), expected, atol=1e-4, rtol=0)
+    found = frequencies(subject("sampling.choose"), logits, top_p=0.8)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,14 @@ def test_top_p_by_hand():
         (1e-9, {0}),  # never none
     ],
 )
-def test_top_p_keeps_the_smallest_set_that_is_enough(top_p, kept):
+def test_top_p_keeps_the_smallest_set_that_is_enough(subject, top_p, kept):
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log2() * math.log(2)  # exact powers of 2
-    found = frequencies(logits.tolist(), top_p=top_p)
+    found = frequencies(subject("sampling.choose"), logits.tolist(), top_p=top_p)
     assert set(found.nonzero().flatten().tolist()) == kept
 
 
-def test_log_probabilities_are_of_the_whole_distribution_at_the_temperature():
+def test_log_probabilities_are_of_the_whole_distribution_at_the_temperature(subject):
+    choose = subject("sampling.choose")
     logits = torch.tensor([[0.3, -1.0, 2.0, 0.0]])
     expected = (logits[0] / 0.7).log_softmax(-1)
     for top_p in (1.0, 0.5):
@@ -120,7 +121,7 @@ def test_log_probabilities_are_of_the_whole_distribution_at_the_temperature():
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 @pytest.mark.parametrize("size", [3, 50, 50_000])
-def test_an_impossible_token_is_never_chosen(size, top_p):
+def test_an_impossible_token_is_never_chosen(subject, size, top_p):
     generator = torch.Generator().manual_seed(size)
     logits = torch.randn(8, size, generator=generator) * 5
     logits[:, 0] = logits[:, -1] = logits[::2, size // 3] = -math.inf
@@ -128,13 +129,13 @@ def test_an_impossible_token_is_never_chosen(size, top_p):
         logits[:, 1] = 0.0
     below_one = 1 - 2**-24  # the largest number that torch.rand gives
     for uniform in (0.0, 1e-30, 0.5, 1 - 1e-6, below_one):
-        chosen, logprob = choose(logits, torch.full((8,), uniform), 1.0, top_p)
+        chosen, logprob = subject("sampling.choose")(logits, torch.full((8,), uniform), 1.0, top_p)
         assert logprob.isfinite().all() and (chosen < size).all()
 
 
-def test_rows_choose_by_their_own_number():
+def test_rows_choose_by_their_own_number(subject):
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [-math.inf, 0.0]])
-    chosen, _ = choose(logits, torch.tensor([0.1, 0.9, 0.1]), 1.0, 1.0)
+    chosen, _ = subject("sampling.choose")(logits, torch.tensor([0.1, 0.9, 0.1]), 1.0, 1.0)
     assert chosen.tolist() == [0, 1, 1]
 
 

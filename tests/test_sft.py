@@ -6,15 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoning_from_scratch.sampling import sample
-from reasoning_from_scratch.sft import (
-    SFTSettings,
-    batch_rows,
-    encode_examples,
-    part_losses,
-    train_sft,
-)
+from reasoning_from_scratch.sft import SFTSettings, encode_examples, part_losses, train_sft
+from reasoning_from_scratch.tokenizer import Tokenizer
 from tests.tensors import refuses
-from tests.toys import toy_model, toy_tokenizer, weights
+from tests.toys import END, toy_model, toy_tokenizer, weights
 
 EXAMPLES = [("1=", "1"), ("22=", "2"), ("3=", "33333333"), ("abc=", "c"), ("", "7777"), ("e", "")]
 COPIES = [(f"{d}=", str(d)) for d in range(10)]
@@ -28,7 +23,8 @@ def tokenizer():
 # What counts.
 
 
-def test_examples_are_prompt_completion_end_and_a_mask(tokenizer):
+def test_examples_are_prompt_completion_end_and_a_mask(subject, tokenizer):
+    encode_examples = subject("sft.encode_examples")
     examples = [("1=", "23"), ("", "a")]  # digits are their own ids, "=" is 10, "a" 11, end 17
     expected = [[1, 10, 2, 3, 17], [11, 17]]
     everything = encode_examples(toy_model(), tokenizer, examples, "all")
@@ -37,15 +33,27 @@ def test_examples_are_prompt_completion_end_and_a_mask(tokenizer):
     assert completions == [(expected[0], [0, 0, 1, 1, 1]), (expected[1], [1, 1])]
 
 
-def test_an_example_may_fill_all_positions_but_no_more(tokenizer):
-    model = toy_model(max_positions=6)
+def test_no_merge_crosses_the_border_of_prompt_and_completion(subject):
+    # "ab" is a token, but sampling after the prompt "a" would never meet it.
+    tokenizer = Tokenizer.train(["ab ab"], vocab_size=258, special_tokens=[END])
+    assert tokenizer.encode("ab") == [256]
+    (example,) = subject("sft.encode_examples")(toy_model(), tokenizer, [("a", "b")], "completion")
+    assert example == ([97, 98, 257], [0, 1, 1])
+
+
+def test_an_example_may_fill_all_positions_but_no_more(subject, tokenizer):
+    encode_examples, model = subject("sft.encode_examples"), toy_model(max_positions=6)
     encode_examples(model, tokenizer, [("12=", "34")], "all")  # and the end token
     with pytest.raises(ValueError, match="an example has 7 tokens, expected at most 6"):
         encode_examples(model, tokenizer, [("12=", "34"), ("12=", "345")], "all")
 
 
+def test_examples_that_are_none_are_refused(subject, tokenizer):
+    encode, model = subject("sft.encode_examples"), toy_model()
+    refuses(encode, model, tokenizer, [], "all", match="examples is empty, expected")
+
+
 def test_what_cannot_be_trained_on_is_refused(tokenizer):
-    refuses(encode_examples, toy_model(), tokenizer, [], "all", match="examples is empty, expected")
     refuses(SFTSettings, train_on="prompt", match="train_on is 'prompt', expected 'all' or")
     with pytest.raises(ValueError):  # one token has nothing before it to be predicted from
         train_sft(toy_model(), tokenizer, [("", "")], SFTSettings(steps=1, batch=1))
@@ -100,8 +108,8 @@ def test_a_longer_neighbour_changes_nothing(tokenizer):
     examples=st.integers(1, 13), batch=st.integers(1, 30), steps=st.integers(1, 12),
     seed=st.integers(0, 3),
 )  # fmt: skip
-def test_each_pass_takes_every_example_once(examples, batch, steps, seed):
-    pieces = [batch_rows(examples, batch, step, seed) for step in range(steps)]
+def test_each_pass_takes_every_example_once(subject, examples, batch, steps, seed):
+    pieces = [subject("sft.batch_rows")(examples, batch, step, seed) for step in range(steps)]
     assert all(len(rows) == batch for rows in pieces)
     rows = [row for piece in pieces for row in piece]
     for start in range(0, len(rows), examples):
@@ -112,7 +120,8 @@ def test_each_pass_takes_every_example_once(examples, batch, steps, seed):
             assert len(set(passed)) == len(passed)
 
 
-def test_passes_and_seeds_have_orders_of_their_own():
+def test_passes_and_seeds_have_orders_of_their_own(subject):
+    batch_rows = subject("sft.batch_rows")
     orders = {tuple(batch_rows(50, 50, step, seed)) for step in range(3) for seed in range(3)}
     assert len(orders) == 9
     assert tuple(range(50)) not in orders

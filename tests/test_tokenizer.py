@@ -16,7 +16,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from reasoning_from_scratch.pretrained import find_smollm2
-from reasoning_from_scratch.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
+from reasoning_from_scratch.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 # No verdict on speed: the machine may be busy.
 PATIENT = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,76 +38,9 @@ CODE = inspect.getsource(json.decoder) + inspect.getsource(inspect)[:30_000]
 CORPUS = [CODE, *["12", "123", "1234", "12345"] * 40, *SAMPLES * 3]
 
 
-def naive_bpe(pieces, merges):
-    """Count every pair of every piece anew for each merge."""
-    learned = []
-    for new in range(256, 256 + merges):
-        counts = {}
-        for piece in pieces:
-            for pair in zip(piece, piece[1:], strict=False):
-                counts[pair] = counts.get(pair, 0) + 1
-        if not counts:
-            break
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        learned.append(best)
-        pieces = [replace(piece, best, new) for piece in pieces]
-    return learned
-
-
-def replace(piece, pair, new):
-    """Replace a pair from the left, by a scan."""
-    done = []
-    for token in piece:
-        if done and (done[-1], token) == pair:
-            done[-1] = new
-        else:
-            done.append(token)
-    return done
-
-
-def naive_encode(text, merges):
-    """Apply each merge in turn to one piece."""
-    piece = list(text.encode())
-    for new, pair in enumerate(merges, start=256):
-        piece = replace(piece, pair, new)
-    return piece
-
-
 @pytest.fixture(scope="module")
 def trained():
     return Tokenizer.train(CORPUS, vocab_size=700)
-
-
-# aaabdaaabac: (a,a) occurs 4 times, the most -> 256:      256 a b d 256 a b a c
-# now (256,a) and (a,b) both twice; (97,98) is the smaller -> 257:  256 257 d 256 257 a c
-# now (256,257) twice -> 258:                              258 d 258 a c
-def test_three_merges_are_those_worked_by_hand():
-    assert train_bpe(["aaabdaaabac"], merges=3) == [(97, 97), (97, 98), (256, 257)]
-    tokenizer = Tokenizer.train(["aaabdaaabac"], vocab_size=260, special_tokens=["<|end|>"])
-    assert tokenizer.encode("aaabdaaabac<|end|>") == [258, 100, 258, 97, 99, 259]
-    assert tokenizer.vocab_size == 260 and tokenizer.eos_id == tokenizer.pad_id == 259
-
-
-@PATIENT
-@given(st.lists(st.text("aab ", max_size=30), max_size=4), st.integers(0, 12))
-def test_training_equals_counting_everything_anew(texts, merges):
-    pieces = [list(text.encode()) for text in texts]
-    expected = naive_bpe(pieces, merges)
-    if len(expected) < merges:
-        with pytest.raises(ValueError, match=f"texts hold {len(expected)} merges"):
-            train_bpe(texts, merges=merges, pattern=r"(?s).+")
-    else:
-        assert train_bpe(texts, merges=merges, pattern=r"(?s).+") == expected
-
-
-@PATIENT
-@given(st.lists(st.text("aabc", min_size=1, max_size=30), min_size=1, max_size=4), st.text("aabc"))
-def test_tiktoken_applies_the_merges_in_the_order_they_were_learned(texts, text):
-    merges = naive_bpe([list(piece.encode()) for piece in texts], 10)
-    tokenizer = Tokenizer.train(
-        texts, vocab_size=257 + len(merges), pattern=r"(?s).+", special_tokens=["<|end|>"]
-    )
-    assert tokenizer.encode(text) == naive_encode(text, merges)
 
 
 @PATIENT

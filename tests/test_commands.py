@@ -1,0 +1,123 @@
+"""The command line: every command on a toy model, what it leaves, and its exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reasoning_from_scratch.__main__ import main
+from reasoning_from_scratch.bench import tiny_folder
+from reasoning_from_scratch.ppo import PPO_PRESETS, PPOSettings, ppo_preset
+from reasoning_from_scratch.pretrained import load_pretrained
+from reasoning_from_scratch.reward_model_files import load_reward_model
+from reasoning_from_scratch.training_commands import parse
+
+BASE = Path(__file__).parents[1] / "data" / "models" / "base"
+TRAIN = ("--steps", "2", "--prompts", "2", "--group-size", "4", "--max-new-tokens", "8")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The folder of an exported toy model."""
+    return tiny_folder(tmp_path_factory.mktemp("toy") / "model", width=32, layers=1)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Runs land in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def settings(folder):
+    return json.loads((folder / "settings.json").read_text())["settings"]
+
+
+@pytest.mark.parametrize("command", ["grpo", "ppo"])
+def test_a_policy_is_trained_saved_and_resumed(toy, tmp_path, capsys, command):
+    out = tmp_path / "run"
+    assert main([command, "--model", str(toy), *TRAIN, "--out", str(out)]) == 0
+    assert (out / "report.html").exists() and len((out / "log.jsonl").read_text().split("\n")) == 3
+    trained, _ = load_pretrained(out / "model")
+    start, _ = load_pretrained(toy)
+    assert trained.config == start.config
+    assert main([command, "--resume", str(out)]) == 0  # nothing is left to do, and nothing is lost
+    assert len((out / "log.jsonl").read_text().split("\n")) == 3
+    capsys.readouterr()
+    assert main([command, "--model", str(toy), *TRAIN, "--out", str(out)]) == 2
+    assert "FileExistsError" in capsys.readouterr().err
+
+
+def test_a_reward_model_is_trained_and_then_pays(tmp_path, capsys):
+    out, run, base = tmp_path / "judge", tmp_path / "run", ("--model", str(BASE))
+    pairs = ("--pairs", "8", "--held-out", "8", "--steps", "2")
+    assert main(["reward-model", *base, *pairs, "--out", str(out)]) == 0
+    assert "of 8 held-out pairs" in capsys.readouterr().out
+    judge, _ = load_reward_model(out / "model")
+    assert judge.score.weight.abs().max() > 0
+    paid = ("ppo", *base, "--reward-model", str(out / "model"), *TRAIN)
+    assert main([*paid, "--out", str(run)]) == 0
+    line = json.loads((run / "log.jsonl").read_text().splitlines()[0])
+    assert line["reward"] == pytest.approx(line["reward_correct"] + line["reward_beyond"])
+    assert line["reward"] != line["reward_correct"]
+
+
+def test_a_preset_gives_a_command_its_defaults_and_options_change_them(toy, tmp_path):
+    for name in PPO_PRESETS:  # vanilla updates its critic on twelve shares of a rollout
+        out = tmp_path / name
+        how = ("--preset", name, "--kl-horizon", "64", "--prompts", "12", "--out", str(out))
+        assert main(["ppo", "--model", str(toy), *TRAIN, *how]) == 0
+        changes = dict(steps=2, prompts=12, group_size=4, max_new_tokens=8, kl_horizon=64)
+        assert PPOSettings(**{k: tuple(v) if isinstance(v, list) else v
+                              for k, v in settings(out).items()}) == ppo_preset(name, **changes)  # fmt: skip  # noqa: E501
+
+
+def test_a_model_is_pretrained_then_fine_tuned_measured_and_exported(tmp_path, capsys):
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    small = ("--width", "16", "--layers", "1", "--heads", "1", "--batch", "4", "--steps", "2")
+    assert main(["pretrain", *small, "--out", str(base)]) == 0
+    model = ("--model", str(base / "model"))
+    how = ("--examples", "8", "--steps", "2", "--batch", "2", "--out", str(tuned))
+    assert main(["sft", *model, *how]) == 0
+    capsys.readouterr()
+    sizes = ("--problems", "3", "--samples", "2", "--max-new-tokens", "4")
+    assert main(["evaluate", "--model", str(tuned / "model"), *sizes]) == 0
+    assert json.loads(capsys.readouterr().out)["greedy"]["n"] == 3
+    assert main(["sample", "hello", *model, "--count", "2", "--max-new-tokens", "3"]) == 0
+    assert main(["export", str(tuned), str(tmp_path / "exported")]) == 0
+    assert load_pretrained(tmp_path / "exported")[0].config.width == 16
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["grpo", "--task", "storeys"], "task is 'storeys', expected 'gym:NAME' or one of"),
+        (["grpo", "--option", "steps"], "option is 'steps', expected name=value"),
+        (["ppo", "--resume", "nowhere"], "nowhere"),
+        (["evaluate", "--model", "nowhere"], "nowhere"),
+        (["run", "--recipe", "addition"], "starts from a pretrained model: give one"),
+        (["check", "99"], "chapter is 99, expected one that has exercises"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(toy, capsys, arguments, said):
+    if arguments[0] in ("grpo",):
+        arguments = [*arguments, "--model", str(toy)]
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_names_every_command_and_every_choice(capsys):
+    for arguments, words in (
+        ([], ("run", "pretrain", "sft", "reward-model", "ppo", "grpo", "check", "bench")),
+        (["grpo", "--preset", "dapo"], ("{sequence_mean,token_mean,constant}", "0.28", "gsm8k")),
+        (["ppo", "--preset", "vanilla"], ("--lam", "--reward-model", "{rlhf,vanilla}")),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--help"])
+        shown = capsys.readouterr().out
+        assert ended.value.code == 0 and all(word in shown for word in words)
+
+
+def test_options_of_a_task_are_read_as_python_values_or_text():
+    assert parse(("steps=2,6", "limit=200", "style=plain")) == {
+        "steps": (2, 6), "limit": 200, "style": "plain"
+    }  # fmt: skip
