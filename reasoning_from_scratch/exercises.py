@@ -37,7 +37,7 @@ EXERCISES = {
         "losses.policy_loss", "ppo.adapt_kl_coef",
     ),
 }  # fmt: skip
-SECONDS = 10.0  # that one test may take: a hundred times as much as the slowest needs
+SECONDS = 10.0  # that one test may compute: many times what the slowest needs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,7 +57,7 @@ def check(
         file:    the student's; by default the chapter's own file in chapters/exercises.
         only:    the name of one function.
         say:     called with each line.
-        seconds: that one test may take before it counts as endless.
+        seconds: that one test may compute before it counts as endless.
 
     Returns:
         Whether nothing that was started is wrong.

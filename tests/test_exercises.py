@@ -247,8 +247,8 @@ def test_a_wrong_result_is_shown_with_input_got_and_expected():
 
 
 @pytest.mark.parametrize("wrong, what, got, expected", [
-    (lambda x: (x * 2).detach(), "gradient by x (entries of the result weighted from 1 to 2)", "None",
-     "[2, 4]"),
+    (lambda x: (x * 2).detach(), "gradient by x (entries of the result weighted from 1 to 2)",
+     "None", "[2, 4]"),
     (lambda x: (x * 2).sum() if x.is_leaf else x, "", "6", "[2, 4]"),
     (lambda x: x * 2 + 0 * x.square() * x, "", None, None),
     (lambda x: (x * 2)[None], "", "[[2, 4]]", "[2, 4]"),

@@ -24,7 +24,10 @@ LAYERS = [
     ("advantages", "losses", "exact"),
     ("evaluate", "stats", "reward_quality"),
     ("training", "runs"),
-    ("rollouts", "sft", "grpo", "preferences", "reward_model", "reward_model_files", "credit", "ppo"),
+    (
+        "rollouts", "sft", "grpo", "preferences", "reward_model", "reward_model_files", "credit",
+        "ppo",
+    ),
     (
         "report_page", "report", "seeds", "main_job", "bench_sides", "bench_tables", "bench",
         "terminal", "exercises", "training_commands", "__main__",
