@@ -193,7 +193,6 @@ def test_math_equal_takes_numbers_for_their_text(subject):
     assert not equal(None, None) and not equal("None", None)
 
 
-
 @pytest.mark.parametrize("answers", EQUAL, ids=lambda answers: answers[0])
 def test_math_equal_of_what_means_the_same(subject, answers):
     equal = subject("math_equal")
