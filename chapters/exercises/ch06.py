@@ -166,8 +166,8 @@ def policy_loss(
     """Exercise 6.5 ★★ (15 minutes, find the bug). The loss that makes good tokens more likely.
 
     This stood in published code for months: training works, a little worse than it should, and no
-    curve looks odd. One line is wrong. Delete the first line, work the four cases of section 6.5 by
-    hand (advantage ±1, ratio 1.5 and 0.5), and mend it.
+    curve looks odd. One line is wrong. Delete the first line, work the four cases by hand
+    (advantage ±1, ratio 1.5 and 0.5), and mend it.
 
     Args:
         logprobs:     [B,T] of the policy in training. Alone carries a gradient.
