@@ -1,6 +1,7 @@
 """What all tests share: `subject`, and the rule that CUDA tests are skipped without a device."""
 
 import importlib
+import os
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import reasoning_from_scratch
 from tests.mutants import REPLACED_MODULES
 
 torch.set_num_threads(1)  # pytest-xdist already runs one worker a core
+if "PYTEST_XDIST_WORKER" in os.environ:  # and so for the notebooks and commands that tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples every time, and no verdict from a clock: the machine may be busy.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
