@@ -45,6 +45,7 @@ def execute(path: Path, *, full: bool) -> nbformat.NotebookNode:
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=ERROR"],  # no warning about its connection to this process
     )  # fmt: skip
     client.execute()
     notebook.metadata = {
