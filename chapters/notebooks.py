@@ -43,7 +43,7 @@ def execute(path: Path, *, full: bool) -> nbformat.NotebookNode:
     if not full:
         cells[0].source = cells[0].source.replace("FAST = False", "FAST = True")
     client = NotebookClient(
-        notebook, timeout=1800, kernel_name="python3", record_timing=False,
+        notebook, timeout=1800, kernel_name="python3", record_timing=False, coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=ERROR"],  # no warning about its connection to this process
     )  # fmt: skip
