@@ -151,6 +151,9 @@ def facts(path: Path, exercises: Sequence[str], seconds: float) -> Iterator[dict
                 elif "test" in fact:
                     running = fact
                     continue
+                elif "call" in fact:  # the test that is on is about to be given up, in this call
+                    running = running | fact
+                    continue
                 elif (said := (fact["line"], fact["said"])) in told:
                     continue  # a process that starts anew meets it again
                 else:
@@ -164,8 +167,7 @@ def facts(path: Path, exercises: Sequence[str], seconds: float) -> Iterator[dict
             yield {"line": stopped["line"] or 1, "said": stopped["why"]}
             return
         name = running["exercise"] if running else waiting[0]
-        test = running["test"] if running else "(between two tests)"
-        yield {"exercise": name, "verdict": {"status": "stopped", "test": test, **stopped}}
+        yield {"exercise": name, "verdict": {"status": "stopped", **(running or {}), **stopped}}
         left = [exercise for exercise in waiting if exercise != name]
 
 
@@ -207,7 +209,7 @@ def describe(name: str, verdict: dict) -> list[str]:
     """Return the line of an exercise and those that stand under it."""
     status = verdict["status"]
     if status == "right":
-        return [f"right        {verdict['tests']} tests"]
+        return [f"right        {counted(verdict['tests'], 'test')} passed"]
     if status == "not started":
         return ["not started"]
     if status == "missing":
@@ -216,19 +218,40 @@ def describe(name: str, verdict: dict) -> list[str]:
         return [f"not checked  its tests cannot be loaded: {verdict['why']}"]
     if status == "stopped":
         where = f" in line {verdict['line']}" if verdict["line"] else ""
-        return [f"not yet      {verdict['why']}{where}", f"during the test: {verdict['test']}"]
-    lines = [f"not yet      {verdict['passed']} of {verdict['tests']} tests pass"]
+        lines = [f"not yet      {verdict['why']}{where}"]
+        if "test" in verdict:
+            lines.append(f"during the test: {headline(verdict)}")
+        return lines + (["in the call:", *table(verdict["call"])] if "call" in verdict else [])
+    failed = counted(verdict["failed"], "test")
+    lines = [f"not yet      {failed} failed, {verdict['tests'] - verdict['failed']} passed"]
     if verdict["mistakes"]:
         lines.append(f"The mistake: {', or: '.join(verdict['mistakes'])}")
-    if verdict["perhaps"]:
-        lines.append(f"The first failure looks like: {', or: '.join(verdict['perhaps'])}")
+    for said, tests in verdict["perhaps"]:
+        of = f" ({tests} of the {failed})" if verdict["failed"] > 1 else ""
+        lines.append(f"Looks like: {', or: '.join(said)}{of}")
     for failure in verdict["failures"]:
-        lines.append(f"{failure['test']}  ({failure['where']})")
-        width = max(len(label) for label, _ in failure["lines"])
-        lines += [f"    {label:{width}}  {text}" for label, text in failure["lines"]]
-    if verdict["more"]:
-        lines.append(f"and {verdict['more']} more")
+        some = failure["failed"] < failure["of"]
+        of = f", {failure['failed']} of {failure['of']} cases" if some else ""
+        lines += [headline(failure) + of, *table(failure["lines"])]
+    if left := verdict["failed"] - len(verdict["failures"]):
+        lines.append(f"and {counted(left, 'more test')} failed")
     return lines
+
+
+def headline(test: dict) -> str:
+    """Return what a test says, and where it stands."""
+    return f"{test['test']}  ({test['where']})" if "where" in test else test["test"]
+
+
+def table(lines: Sequence[tuple[str, str]]) -> list[str]:
+    """Return labels and texts in two columns."""
+    width = max((len(label) for label, _ in lines), default=0)
+    return [f"    {label:{width}}  {text}" for label, text in lines]
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def short(name: str) -> str:

@@ -8,14 +8,13 @@ refusals of one kind, whatever their wording.
 """
 
 import inspect
-import numbers
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-SHOWN = 12  # numbers of a tensor or list that are printed in full
+from tests.showing import SHOWN, as_numbers, show, show_both
 
 
 class Behaviour(NamedTuple):
@@ -29,6 +28,8 @@ class Difference(NamedTuple):
     what: str  # "" for the result as a whole
     got: str
     expected: str
+    where: tuple = ()  # in a tensor that is too large to print: the entry that is shown
+    shape: tuple = ()  # of that tensor
 
 
 def snapshot(value):
@@ -92,50 +93,38 @@ def leaves(value, path=""):
         yield from leaves(x, name)
 
 
-def as_numbers(value):
-    """A float64 tensor of a tensor, array or number; None of anything else."""
-    if isinstance(value, Tensor):
-        return value.detach().double()
-    if isinstance(value, np.ndarray | np.generic | numbers.Real):
-        try:
-            return torch.as_tensor(value, dtype=torch.float64)
-        except (TypeError, ValueError):
-            return None
-    return None
-
-
-def agree(ours, theirs):
-    """Say whether two results (not behaviours) are the same within rounding."""
+def agree(ours, theirs, rough=None):
+    """Say whether two results (not behaviours) are the same within rounding, or `rough`ly."""
     first, second = list(leaves(ours)), list(leaves(theirs))
     if [path for path, _ in first] != [path for path, _ in second]:
         return False
-    return all(_agree(x, y) for (_, x), (_, y) in zip(first, second, strict=True))
+    return all(_agree(x, y, rough) for (_, x), (_, y) in zip(first, second, strict=True))
 
 
-def _agree(x, y):
+def _agree(x, y, rough=None):
     a, b = as_numbers(x), as_numbers(y)
     if a is None or b is None:
         return a is None and b is None and type(x) is type(y) and bool(x == y)
     if a.shape != b.shape or torch.equal(a, b):
         return a.shape == b.shape
     coarse = any(isinstance(v, Tensor) and v.dtype != torch.float64 for v in (x, y))
-    tolerance = 1e-5 if coarse else 1e-9
+    tolerance = rough or (1e-5 if coarse else 1e-9)
     finite = b[b.isfinite()]
     scale = float(finite.abs().max()) if finite.numel() else 0.0
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
-def same(ours, theirs):
+def same(ours, theirs, rough=None):
     """Say whether two behaviours are one, whatever the wording of a refusal."""
     same_gradients = list(ours.gradients) == list(theirs.gradients) and all(
-        _agree(x, theirs.gradients[name]) for name, x in ours.gradients.items()
+        _agree(x, theirs.gradients[name], rough) for name, x in ours.gradients.items()
     )
-    return same_result(ours, theirs) and same_gradients and ours.changed == theirs.changed
+    return same_result(ours, theirs, rough) and same_gradients and ours.changed == theirs.changed
 
 
-def same_result(ours, theirs):
+def same_result(ours, theirs, rough=None):
     """Say whether two behaviours have the same result, or refuse for the same kind of reason."""
-    return type(ours.error) is type(theirs.error) and agree(ours.result, theirs.result)
+    return type(ours.error) is type(theirs.error) and agree(ours.result, theirs.result, rough)
 
 
 def difference(ours, theirs, line_of, *, exact=False):
@@ -143,11 +132,12 @@ def difference(ours, theirs, line_of, *, exact=False):
 
     Args:
         line_of: error -> where it was raised, in words.
-        exact:   rounding is a difference, too.
+        exact:   rounding is a difference, too, and the wording of a refusal.
     """
     if ours.error is not None or theirs.error is not None:
-        if type(ours.error) is type(theirs.error) and str(ours.error) == str(theirs.error):
-            return None
+        if type(ours.error) is type(theirs.error):
+            if not exact or str(ours.error) == str(theirs.error):
+                return None
         return Difference("", _outcome(ours, line_of), _outcome(theirs, lambda error: ""))
     if not agree(ours.result, theirs.result):
         return _difference_of_results(ours.result, theirs.result)
@@ -157,6 +147,12 @@ def difference(ours, theirs, line_of, *, exact=False):
             numbers = [as_numbers(x) for _, x in leaves(theirs.result)]
             one = sum(x.numel() for x in numbers if x is not None) == 1
             of = "" if one else " (entries of the result weighted from 1 to 2)"
+            if got is None:
+                return Difference(
+                    "", f"no gradient reaches {name}", f"gradient by {name}{of}: {show(expected)}"
+                )
+            if expected is None:
+                return Difference("", f"a gradient reaches {name}", f"no gradient reaches {name}")
             return Difference(f"gradient by {name}{of}", *show_both(got, expected))
     if ours.changed != theirs.changed:
         return Difference("", f"the argument {ours.changed[0]} is changed", "it stays as it was")
@@ -167,9 +163,10 @@ def difference(ours, theirs, line_of, *, exact=False):
 
 
 def _difference_of_results(ours, theirs):
-    if len(show(ours)) + len(show(theirs)) < 200:
-        return Difference("", *show_both(ours, theirs))
     first, second = dict(leaves(ours)), dict(leaves(theirs))
+    short = all(x.numel() <= SHOWN for x in first.values() if isinstance(x, Tensor))
+    if short and len(show(ours)) + len(show(theirs)) < 200:
+        return Difference("", *show_both(ours, theirs))
     if list(first) != list(second):
         return Difference("", show(ours), show(theirs))
     path = next(path for path in first if not _agree(first[path], second[path]))
@@ -184,46 +181,3 @@ def _outcome(found, line_of):
 
 def _kinds(kinds):
     return ", ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-
-
-def show_both(got, expected):
-    """Both as text, told apart by more digits or, in large tensors, by the entry that differs."""
-    a, b = as_numbers(got), as_numbers(expected)
-    if a is not None and b is not None and a.shape == b.shape and a.numel() > SHOWN:
-        near = torch.isclose(a, b, rtol=1e-5, atol=1e-5 * float(b.nan_to_num().abs().max()),
-                             equal_nan=True)  # fmt: skip
-        where = tuple((~near).nonzero()[0].tolist()) if not near.all() else (0,) * a.dim()
-        place = f" at {list(where)} of {list(a.shape)}"
-        return f"{a[where]:.6g}{place}", f"{b[where]:.6g}{place}"
-    texts = show(got), show(expected)
-    return texts if texts[0] != texts[1] else (show(got, digits=12), show(expected, digits=12))
-
-
-def show(value, digits=6):
-    """A value as one short line."""
-    if isinstance(value, np.ndarray):
-        value = torch.as_tensor(value)
-    if isinstance(value, Tensor):
-        if value.numel() > SHOWN:
-            start = show(value.flatten()[:6].tolist(), digits)[:-1]
-            return f"shape {list(value.shape)}: {start}, …"
-        return ("shape " + str(list(value.shape))) if not value.numel() else show(
-            value.tolist(), digits
-        )  # fmt: skip
-    if isinstance(value, bool | None | str):
-        return repr(value) if len(repr(value)) < 120 else f"{repr(value)[:110]}… '"
-    if isinstance(value, numbers.Real):
-        return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-    if isinstance(value, list | tuple):
-        few = [show(x, digits) for x in value[:SHOWN]]
-        more = f", … ({len(value)} in all)" if len(value) > SHOWN else ""
-        start, end = "[]" if isinstance(value, list) else "()"
-        return start + ", ".join(few) + more + end
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {show(x, digits)}" for key, x in value.items()) + "}"
-    if callable(value) and not isinstance(value, torch.nn.Module):
-        return f"the function {getattr(value, '__name__', type(value).__name__)}"
-    text = repr(value)
-    return text if len(text) < 120 and " at 0x" not in text and "\n" not in text else (
-        f"a {type(value).__name__}"
-    )  # fmt: skip

@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import functools
 import importlib
-import inspect
 import json
 import os
 import signal
@@ -25,20 +24,13 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
-from tests.behaviour import (
-    behaviour,
-    difference,
-    named_arguments,
-    same,
-    same_result,
-    show,
-    snapshot,
-)
-from tests.mutants import REPLACED_MODULES, mutated_module
+from tests.behaviour import behaviour, snapshot
+from tests.diagnosis import Ran, diagnose
+from tests.examples import show_arguments
+from tests.mutants import REPLACED_MODULES
 from tests.nested import OPTIONS, files_of, function_of, hasten
 
-KEPT = 4  # calls of a test that are kept from its beginning, and as many from its end
-EXPLAINED = 3  # failing tests that are shown with input, got and expected
+KEPT = 16  # calls of a test that are kept from its beginning, and as many from its end
 PATIENCE = 6  # times the limit on computing is the limit on waiting
 
 
@@ -48,12 +40,14 @@ class Watched:
     def __init__(self, function):
         self.function = function
         self.calls = []  # of the test that runs
+        self.pending = None  # the call that has not come to an end
         self.returned = 0  # calls that came to an end, in all tests
         self.unwritten = False  # whether it said itself that it is not implemented
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args, **options):
-        self.calls.append(snapshot((args, options)))
+        self.pending = snapshot((args, options))
+        self.calls.append(self.pending)
         if len(self.calls) > 2 * KEPT:
             del self.calls[KEPT]
         try:
@@ -62,6 +56,8 @@ class Watched:
             frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
             self.unwritten |= frames[-1].f_code.co_name == self.__name__
             raise
+        finally:
+            self.pending = None
         self.returned += 1
         return result
 
@@ -82,7 +78,7 @@ class Checker:
         tell:    called with what is about to happen and with each exercise's verdict, as dicts.
         limit:   a context manager around whatever runs the student's function.
         source:  the student's file as tracebacks name it.
-        enough:  failing tests of an exercise after which its others are left out.
+        enough:  failures of an exercise's tests after which the others are left out.
     """
 
     def __init__(
@@ -90,6 +86,7 @@ class Checker:
     ):
         self.work, self.tell, self.limit, self.source = work, tell, limit, source
         self.enough = enough
+        self.watched = None  # the function that is judged
         self.broken, self.restore = {}, []  # broken: a file of tests -> why it cannot be loaded
 
     def run(self):
@@ -138,97 +135,52 @@ class Checker:
         watched = Watched(function)
         setattr(stand_in, name, watched)
         REPLACED_MODULES[home] = stand_in
-        failed, passed = [], []  # (test, its calls, what went wrong)
+        self.exercise, self.right, self.watched = exercise, getattr(original, name), watched
+        ran = []
         try:
             for item, following in zip(items, [*items[1:], None], strict=True):
-                self.tell({"exercise": exercise, "test": sentence(item)})
+                self.tell({"exercise": exercise, "test": sentence(item), "where": place(item)})
                 watched.calls, self.error = [], None
                 with self.limit():
                     reports = runtestprotocol(item, nextitem=following, log=False)
-                bad = any(report.failed for report in reports)
-                (failed if bad else passed).append((item, watched.calls, self.error))
-                if len(failed) >= self.enough and following is not None:
+                failed, error = any(report.failed for report in reports), self.error
+                calls = watched.calls
+                if failed and watched.returned:
+                    # It ended at the first surprise. With what is right it makes all its calls.
+                    setattr(stand_in, name, whole := Watched(self.right))
+                    item._initrequest()
+                    runtestprotocol(item, nextitem=following, log=False)
+                    setattr(stand_in, name, watched)
+                    calls = calls + whole.calls
+                about = test_of(item), sentence(item), place(item)
+                ran.append(Ran(*about, failed, calls, error))
+                if sum(run.failed for run in ran) >= self.enough and following is not None:
                     item.session._setupstate.teardown_exact(None)  # it kept what that one shares
                     break
         finally:
             del REPLACED_MODULES[home]
-        counts = {"passed": len(passed), "tests": len(items)}
+        failed = {run.test for run in ran if run.failed}
+        counts = {"tests": len({test_of(item) for item in items}), "failed": len(failed)}
         if not failed:
             return {"status": "right", **counts}
         if watched.unwritten and not watched.returned:
             return {"status": "not started", **counts}
         self.tell({"exercise": exercise, "test": "the calls of the tests, made once more"})
-        right = getattr(original, name)
-        return {
-            "status": "wrong",
-            **counts,
-            **self.diagnose(exercise, right, watched, failed, passed),
-        }
+        found = diagnose(exercise, self.right, self.made_again, ran, self.source)
+        return {"status": "wrong", **counts, **found}
 
-    def diagnose(self, exercise, right, watched, failed, passed):
-        """Show the first failing tests, and name the mistake if it is a known one."""
+    def made_again(self, call):
+        with self.limit():
+            self.watched.pending = call
+            found = behaviour(self.watched.function, call)
+            self.watched.pending = None
+            return found
 
-        def made_again(call):
-            with self.limit():
-                return behaviour(watched.function, call)
-
-        tests, cases = {}, []  # the first failing item of each test; what all of them called
-        for item, calls, error in failed:
-            compared = [(call, made_again(call), behaviour(right, call)) for call in calls]
-            tests.setdefault(item.originalname, (item, compared, error))
-            cases += compared
-        shown = []
-        for item, compared, error in tests.values():
-            *given, got, expected = self.explain(right, error, compared)
-            repeats = "Error: " in got[1] and got in [other["lines"][-2] for other in shown]
-            if len(shown) < EXPLAINED and not repeats:
-                about = {"test": sentence(item), "where": place(item)}
-                shown.append(about | {"lines": [*given, got, expected]})
-
-        wrong = [case[:2] for case in cases if not same(*case[1:])]
-        rest = [case[:2] for case in cases if same(*case[1:])]
-        rest += [(call, made_again(call)) for _, calls, _ in passed for call in calls[-1:]]
-        known = mistakes(exercise, wrong + rest, same) if wrong else []
-        # Two mistakes at once are no single mutant. The results in the first failing test, without
-        # gradients and refusals, may show one of them.
-        perhaps, first = [], failed[0][0].originalname
-        calls = [
-            c for item, calls, _ in failed + passed if item.originalname == first for c in calls
-        ]
-        cases = [(call, made_again(call), behaviour(right, call)) for call in calls]
-        if not known and not all(same_result(*case[1:]) for case in cases):
-            perhaps = mistakes(exercise, [case[:2] for case in cases], same_result)
-        return {
-            "failures": shown,
-            "more": len(tests) - len(shown),
-            "mistakes": known,
-            "perhaps": perhaps if len(perhaps) <= 2 else [],
-        }
-
-    def explain(self, right, error, cases):
-        """Lines (label, text) for the first call whose behaviour is wrong."""
-        for exact in (False, True):
-            for (args, options), ours, theirs in cases:
-                found = difference(ours, theirs, self.line_of, exact=exact)
-                if found is None:
-                    continue
-                given = named_arguments(right, args, options).items()
-                of = f"{found.what}: " if found.what else ""
-                return [
-                    *((name, show(value)) for name, value in given),
-                    ("got", of + found.got), ("expected", of + found.expected),
-                ]  # fmt: skip
-        said = " ".join(str(error).split())[:200]
-        got = f"{type(error).__name__}: {said}{self.line_of(error)}"
-        return [("got", got), ("expected", "what the test asserts")]
-
-    def line_of(self, error):
-        """Where in the student's file an error was raised."""
-        lines = [
-            line for frame, line in traceback.walk_tb(error.__traceback__)
-            if frame.f_code.co_filename == self.source
-        ]  # fmt: skip
-        return f" (line {lines[-1]})" if lines else ""
+    def tell_pending(self):
+        """Tell the arguments of the call that runs, if one does."""
+        if self.watched is not None and self.watched.pending is not None:
+            lines = show_arguments(self.right, self.watched.pending)
+            self.tell({"exercise": self.exercise, "call": lines})
 
 
 def files_with(exercise):
@@ -258,63 +210,17 @@ def constants(code):
     return {c for c in code.co_consts if isinstance(c, str)}.union(*inner)
 
 
+def test_of(item):
+    """What names a test, whatever its parameters."""
+    return item.nodeid.partition("[")[0]
+
+
 def sentence(item):
     return item.originalname.removeprefix("test_").replace("_", " ")
 
 
 def place(item):
     return f"tests/{item.path.name}:{item.location[1] + 1}"
-
-
-def mistakes(exercise, cases, alike):
-    """Return the sentences of the mutants that behave as the student's function in every case.
-
-    Those of the function itself, or if there is none of what it calls in its module.
-
-    Args:
-        cases: (call, the student's behaviour), those where it is wrong first: most mutants part
-            from it there.
-        alike: says of two behaviours whether they are one.
-    """
-    for known in mutants_of(exercise):
-        found = [
-            said for said, mutant in known.items()
-            if all(alike(behaviour(mutant, call), ours) for call, ours in cases)
-        ]  # fmt: skip
-        if found:
-            return found
-    return []
-
-
-@functools.cache
-def mutants_of(exercise):
-    """({sentence: mutant} of the function, the same of the functions that it calls)."""
-    home, _, name = exercise.rpartition(".")
-    try:
-        table = importlib.import_module(f"tests.mutants.{home.replace('.', '__')}").MUTANTS
-    except ModuleNotFoundError:
-        return {}, {}
-    own, called = {}, {}
-    for function, changes in table.items():
-        if function.partition(".")[0] not in reached_from(home, name):
-            continue
-        for said, (old, new) in changes.items():
-            mutant = getattr(mutated_module(home, function, old, new), name)
-            (own if function == name else called)[said] = mutant
-    return own, called
-
-
-def reached_from(home, name):
-    """The names in a module that a function of it uses, directly or through others."""
-    source = inspect.getsource(importlib.import_module(f"reasoning_from_scratch.{home}"))
-    nodes = {getattr(node, "name", None): node for node in ast.parse(source).body}
-    found, waiting = set(), [name]
-    while waiting:
-        current = waiting.pop()
-        if current in nodes and current not in found:
-            found.add(current)
-            waiting += [n.id for n in ast.walk(nodes[current]) if isinstance(n, ast.Name)]
-    return found
 
 
 def load(path, tell):
@@ -342,33 +248,44 @@ def main(path, seconds, exercises):
         os.dup2(nowhere.fileno(), 1)
     # What hangs or crashes leaves its stack on stderr, and the process ends. A busy machine makes
     # no loop endless: where the system can, it counts the seconds in which this process computes.
+    # Between two lines of Python it can still say what it was called with; what hangs in the midst
+    # of one gets a second more.
     faulthandler.enable()
-    counted = hasattr(signal, "setitimer")
-    if counted:
-        faulthandler.register(signal.SIGPROF, chain=True)
+    timers = ()
+    if hasattr(signal, "setitimer"):
+        timers = (signal.ITIMER_PROF, seconds), (signal.ITIMER_VIRTUAL, seconds + 1)
+        faulthandler.register(signal.SIGVTALRM, chain=True)
 
     def tell(fact):
         out.write(json.dumps(fact) + "\n")
         out.flush()
 
+    def give_up(*_):
+        faulthandler.dump_traceback()
+        checker.tell_pending()
+        os._exit(1)
+
     @contextlib.contextmanager
     def limit():
         faulthandler.dump_traceback_later(PATIENCE * seconds, exit=True)
-        if counted:
-            signal.setitimer(signal.ITIMER_PROF, seconds)
+        for timer, after in timers:
+            signal.setitimer(timer, after)
         try:
             yield
         finally:
-            if counted:
-                signal.setitimer(signal.ITIMER_PROF, 0)
+            for timer, _ in timers:
+                signal.setitimer(timer, 0)
             faulthandler.cancel_dump_traceback_later()
 
+    checker = Checker([], tell, limit=limit, source=path.name)
+    if timers:
+        signal.signal(signal.SIGPROF, give_up)
     sys.path.append(str(path.parent))
     with limit():
         names = load(path, tell)
     found = {exercise: names.get(exercise.rpartition(".")[2]) for exercise in exercises}
-    work = [(exercise, f if callable(f) else None) for exercise, f in found.items()]
-    Checker(work, tell, limit=limit, source=path.name).run()
+    checker.work = [(exercise, f if callable(f) else None) for exercise, f in found.items()]
+    checker.run()
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ import sys
 import textwrap
 
 import pytest
-import torch
 
 from reasoning_from_scratch import exercises
 from reasoning_from_scratch.__main__ import main
 from reasoning_from_scratch.exercises import EXERCISES, ROOT, check
-from tests.behaviour import agree, behaviour, difference, show
+from tests.behaviour import agree, behaviour
+from tests.diagnosis import mutants_of
 from tests.solutions import SOLUTIONS
-from tests.student import Checker, Watched, files_with, load, mutants_of
+from tests.student import Checker, Watched, files_with, load
 
 ALL = [(chapter, name) for chapter, names in EXERCISES.items() for name in names]
 each = pytest.mark.parametrize("chapter, name", ALL, ids=[name for _, name in ALL])
@@ -143,7 +143,7 @@ def test_an_untouched_stub_is_not_started_and_fails_as_a_test(chapter):
     names = stubs(chapter)
     work = [(name, names[short(name)]) for name in EXERCISES[chapter]]
     for verdict in judged(work):
-        assert verdict["status"] == "not started" and verdict["passed"] < verdict["tests"]
+        assert verdict["status"] == "not started" and 0 < verdict["failed"] <= verdict["tests"]
 
 
 # Solutions and known mistakes.
@@ -155,7 +155,7 @@ def test_the_package_is_right_and_every_mutant_is_refused_and_named(chapter, nam
     assert len(known) >= 3
     work = [(name, package_function(name)), *((name, mutant) for mutant in known.values())]
     right, *wrong = judged(work, enough=3)
-    assert right["status"] == "right" and right["passed"] == right["tests"] > 0
+    assert right["status"] == "right" and right["tests"] > right["failed"] == 0
     for said, verdict in zip(known, wrong, strict=True):
         twins = [twin for twin in TWINS if {short(name), said} <= twin] or [{said}]
         assert verdict["status"] == "wrong" and verdict["failures"], said
@@ -206,80 +206,6 @@ def test_knowing_the_worked_example_alone_is_not_enough(chapter, name):
     assert verdict["status"] == "wrong"
 
 
-def test_a_mistake_in_what_a_function_calls_is_named_too():
-    said = "the tokens are shifted once more"
-    mutant = mutants_of("losses.sft_loss")[1][said]  # of token_logprobs
-    (verdict,) = judged([("losses.sft_loss", mutant)])
-    assert verdict["mistakes"] == [said]
-
-
-def test_of_two_mistakes_at_once_the_first_failure_may_show_one():
-    def kl_estimate(logprobs, ref_logprobs, *, kind="k3"):
-        ratio = logprobs - ref_logprobs  # the wrong way round, and nothing keeps it finite
-        return {"k1": -ratio, "k2": ratio**2 / 2, "k3": ratio.exp() - 1 - ratio}[kind]
-
-    (verdict,) = judged([("losses.kl_estimate", kl_estimate)])
-    assert verdict["mistakes"] == []
-    assert verdict["perhaps"] == [
-        "the KL runs the wrong way: log(policy/reference)",
-        "k1 has the wrong sign",  # which the first test stops at, too
-    ]
-
-
-# What the check says.
-
-
-def test_a_wrong_result_is_shown_with_input_got_and_expected():
-    def whiten(x, mask, *, shift_mean=True):
-        return x * mask
-
-    (verdict,) = judged([("advantages.whiten", whiten)])
-    assert verdict["passed"] == 0 and len(verdict["failures"]) == 3
-    assert verdict["failures"][0]["test"] == "whiten by hand"
-    assert re.fullmatch(r"tests/test_advantages.py:\d+", verdict["failures"][0]["where"])
-    assert verdict["failures"][0]["lines"] == [
-        ("x", "[[1, 2, 50], [3, 4, 60]]"),
-        ("mask", "[[1, 1, 0], [1, 1, 0]]"),
-        ("shift_mean", "True"),
-        ("got", "[[1, 2, 0], [3, 4, 0]]"),
-        ("expected", "[[-1.34164, -0.447214, 0], [0.447214, 1.34164, 0]]"),
-    ]
-
-
-@pytest.mark.parametrize("wrong, what, got, expected", [
-    (lambda x: (x * 2).detach(), "gradient by x (entries of the result weighted from 1 to 2)",
-     "None", "[2, 4]"),
-    (lambda x: (x * 2).sum() if x.is_leaf else x, "", "6", "[2, 4]"),
-    (lambda x: x * 2 + 0 * x.square() * x, "", None, None),
-    (lambda x: (x * 2)[None], "", "[[2, 4]]", "[2, 4]"),
-    (lambda x: x.data.add_(1) * 0 + 2 * (x - 1), "", "the argument x is changed",
-     "it stays as it was"),
-    (lambda x: (x * 2).double(), "type", "torch.float64", "torch.float32"),
-    (lambda x: None, "", "None", "[2, 4]"),
-    (lambda x: x.nothing, "", "AttributeError: 'Tensor' object has no attribute 'nothing' here",
-     "[2, 4]"),
-])  # fmt: skip
-def test_two_functions_differ_in_result_gradient_shape_kind_or_in_what_they_change(
-    wrong, what, got, expected
-):
-    def right(x):
-        return x * 2
-
-    call = ((torch.tensor([1.0, 2.0], requires_grad=True),), {})
-    found = difference(behaviour(wrong, call), behaviour(right, call), lambda error: " here")
-    assert found == (None if got is None else (what, got, expected))
-    assert call[0][0].tolist() == [1, 2]  # the call itself stays as it was
-
-
-def test_values_are_shown_in_a_line():
-    assert show(torch.tensor([[1, 0]])) == "[[1, 0]]"
-    assert show(torch.arange(100.0).view(10, 10)) == "shape [10, 10]: [0, 1, 2, 3, 4, 5, …"
-    assert show(torch.zeros(0, 3)) == "shape [0, 3]"
-    assert show((0.1 + 0.2, None, "a", True)) == "(0.3, None, 'a', True)"
-    assert show(list(range(30))).endswith("11, … (30 in all)]")
-    assert show(max) == "the function max" and show(torch.nn.Linear(1, 1)).endswith("bias=True)")
-
-
 # Files that misbehave, each in a process of its own.
 
 MISBEHAVING = '''
@@ -322,17 +248,36 @@ def test_a_file_that_misbehaves_costs_only_the_exercise_that_does(tmp_path):
     assert lines.count(lines[0]) == 1
     assert heads["gae"] == "6.1 gae            not started"
     assert re.fullmatch(r"6\.2 whiten +not yet +stopped after 2 s in line 1[34]", heads["whiten"])
-    assert heads["value_loss"] == "6.3 value_loss     not yet      0 of 6 tests pass"
+    at = lines.index(heads["whiten"]) + 1
+    assert re.fullmatch(
+        r" +during the test: whiten by hand  \(tests/test_advantages.py:\d+\)", lines[at]
+    )
+    assert lines[at + 1 : at + 5] == [
+        "    in the call:",
+        "        x           [[1, 2, 50], [3, 4, 60]]",
+        "        mask        [[1, 1, 0], [1, 1, 0]]",
+        "        shift_mean  True",
+    ]
+    assert heads["value_loss"] == "6.3 value_loss     not yet      4 tests failed, 0 passed"
     raised = [line for line in lines if "IndexError: too many indices" in line]
     assert len(raised) == 1 and raised[0].endswith("(line 18)")  # once, though every test meets it
     assert "not yet" in heads["kl_estimate"]
     after = lines[lines.index(heads["kl_estimate"]) :]
     assert after[1].startswith("    kl estimate by hand  (tests/test_losses.py:")
-    assert "        got           [-0.287682]" in after
-    assert "        expected      [[0.693147, -0.405465]]" in after
+    assert "        got           [-0.2]" in after
+    assert "        expected      [[0.0187308]]" in after
     assert heads["policy_loss"].startswith("6.5 policy_loss    not yet      the process ended: ")
     assert heads["adapt_kl_coef"].endswith("the file defines no function adapt_kl_coef")
     assert not any("this" in line or "Traceback" in line for line in lines)
+
+
+def test_what_hangs_within_one_line_is_stopped_too(tmp_path):
+    file, lines = tmp_path / "mine.py", []
+    hangs = "def adapt_kl_coef(*args, **options):\n    return sum(itertools.repeat(1))\n"
+    file.write_text("import itertools\n" + hangs)
+    assert check(6, file=file, only="adapt_kl_coef", say=lines.append, seconds=1) is False
+    assert lines[0] == "6.6 adapt_kl_coef  not yet      stopped after 1 s in line 3"
+    assert lines[1].startswith("    during the test: adapt kl coef by hand") and len(lines) == 2
 
 
 def test_a_file_that_python_cannot_read_is_told_with_its_line(tmp_path):
@@ -360,7 +305,7 @@ def test_the_command_tells_by_its_exit_code_whether_anything_is_wrong(tmp_path, 
         "    return answers[-1] if answers else None\n"
     )
     assert main(["check", "3", "--file", str(file), "--only", "pass_at_k"]) == 0
-    assert capsys.readouterr().out == "3.4 pass_at_k  right        12 tests\n"
+    assert capsys.readouterr().out == "3.4 pass_at_k  right        5 tests passed\n"
     line = [sys.executable, "-m", "reasoning_from_scratch", "check", "3", "--file", str(file)]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr == ""

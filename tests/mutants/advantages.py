@@ -78,6 +78,18 @@ MUTANTS = {
             "next_advantage = torch.where(counted[:, t], advantage, next_advantage)",
             "next_advantage = torch.where(counted[:, t], advantage, 0)",
         ),
+        "the mask is ignored": ("counted = mask != 0", "counted = mask == mask"),
+        "masked tokens take part in the sum": (
+            "next_advantage = torch.where(counted[:, t], advantage, next_advantage)\n"
+            "        next_value = torch.where(counted[:, t], values[:, t], next_value)",
+            "next_advantage, next_value = advantage, values[:, t]",
+        ),
+        "a masked token ends the sequence": (
+            "next_advantage = torch.where(counted[:, t], advantage, next_advantage)\n"
+            "        next_value = torch.where(counted[:, t], values[:, t], next_value)",
+            "next_advantage = torch.where(counted[:, t], advantage, 0)\n"
+            "        next_value = torch.where(counted[:, t], values[:, t], 0)",
+        ),
         "masked tokens get a return": (
             "torch.where(counted, advantages + values, 0)",
             "advantages + values",

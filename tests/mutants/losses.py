@@ -148,6 +148,10 @@ MUTANTS = {
         "k3 without the log-ratio": (" + beyond - log_ratio", " + beyond"),
         "k3 with the log-ratio added": (" + beyond - log_ratio", " + beyond + log_ratio"),
         "k3 flattens and then pulls away from the reference": ("+ beyond - log", "- log"),
+        "k3 turns the ratio round: policy/reference": (
+            "log_ratio = torch.where(finite, given, 0)",
+            "log_ratio = torch.where(finite, -given, 0)",
+        ),
         "k3 overflows": (".clamp(max=MAX_LOG_RATIO)", ""),
         "k3 loses the digits of a small difference": (
             "torch.expm1(log_ratio.clamp(max=MAX_LOG_RATIO))",
@@ -169,6 +173,7 @@ MUTANTS = {
             "torch.where(advantages < 0, torch.maximum(ratios * advantages, clipped * advantages),"
             " torch.minimum(ratios * advantages, clipped * advantages))",
         ),
+        "takes the larger of raw and clipped": ("torch.minimum(ratios", "torch.maximum(ratios"),
         "takes the clipped one always": (
             "torch.minimum(ratios * advantages, clipped * advantages)",
             "clipped * advantages",
@@ -284,6 +289,7 @@ MUTANTS = {
         ),
         "padding counts": ("masked_mean(larger, counted) / 2", "larger.mean() / 2"),
         "the target is trained too": ("returns.detach()", "returns"),
+        "the old values are trained too": ("old_values.detach()", "old_values"),
         "absolute error, not squared": ("(values - returns).square()", "(values - returns).abs()"),
     },
     "aggregate_tokens": {

@@ -10,6 +10,10 @@ MUTANTS = {
             "second * cos + first * sin",
             "second * cos - first * sin",
         ),
+        "the halves come out interleaved": (
+            "torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)",
+            "torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2)",
+        ),
         "sine and cosine are exchanged": (
             "[first * cos - second * sin, second * cos + first * sin]",
             "[first * sin - second * cos, second * sin + first * cos]",

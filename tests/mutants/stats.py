@@ -7,6 +7,19 @@ MUTANTS = {
             "1 - (1 - c / n) ** k",
         ),
         "counts the subsets of right ones": ("math.comb(n - c, k)", "math.comb(c, k)"),
+        "returns the probability that all are right": (
+            "(subsets - math.comb(n - c, k)) / subsets",
+            "math.comb(c, k) / subsets",
+        ),
+        "numerator and denominator are exchanged": (
+            "(subsets - math.comb(n - c, k)) / subsets",
+            "1 - subsets / math.comb(n - c, k)",
+        ),
+        "the probability that all are wrong, upside down": (
+            "(subsets - math.comb(n - c, k)) / subsets",
+            "subsets / math.comb(n - c, k)",
+        ),
+        "chooses c of the n, not k of the wrong ones": ("math.comb(n - c, k)", "math.comb(n, c)"),
         "returns the probability that all are wrong": (
             "(subsets - math.comb(n - c, k)) / subsets",
             "math.comb(n - c, k) / subsets",
@@ -70,10 +83,17 @@ MUTANTS = {
     },
     "standard_error": {
         "the variance": ("return math.sqrt(p * (1 - p) / n)", "return p * (1 - p) / n"),
+        "the root is of n alone": ("math.sqrt(p * (1 - p) / n)", "p * (1 - p) / math.sqrt(n)"),
+        "divides by n - 1": ("(p * (1 - p) / n)", "(p * (1 - p) / max(1, n - 1))"),
         "divides by n outside the root": ("(p * (1 - p) / n)", "(p * (1 - p)) / n"),
         "of a rate of one half": ("p * (1 - p)", "0.25"),
     },
     "wilson_interval": {
+        "Wald's interval, p ∓ z · standard error": (
+            "low, high = (centre - reach) / (1 + z * z / n), (centre + reach) / (1 + z * z / n)",
+            "reach = z * standard_error(p, n)\n"
+            "    low, high = max(0.0, p - reach), min(1.0, p + reach)",
+        ),
         "Wald's interval, which has no width at 0 and 1": (
             "p * (1 - p) / n + z * z / (4 * n * n)",
             "p * (1 - p) / n",
@@ -89,6 +109,10 @@ MUTANTS = {
         "a missing answer may win": (
             "return weighted_vote(answers, [1.0]",
             "return weighted_vote([a or 0 for a in answers], [1.0]",
+        ),
+        "None may win": (
+            "return weighted_vote(answers, [1.0] * len(answers), equal=equal)",
+            "return max(answers, key=lambda a: sum(equal(a, b) for b in answers), default=None)",
         ),
         "the last answer wins": (
             "return weighted_vote(answers, [1.0] * len(answers), equal=equal)",

@@ -18,6 +18,13 @@ MUTANTS = {
             "256 + len(learned), set()",
             "257 + len(learned), set()",
         ),
+        "of equally frequent pairs the larger is taken": (
+            "count, best = heapq.heappop(heap)\n        if counts[best] != -count:\n"
+            "            if counts[best]:\n"
+            "                heapq.heappush(heap, (-counts[best], best))\n",
+            "best = max(counts, key=lambda pair: (counts[pair], pair))\n"
+            "        if not counts[best]:\n            heap.clear()\n",
+        ),
         "pairs that a merge destroyed are still counted": (
             "counts[pair] -= times",
             "counts[pair] -= 0",
