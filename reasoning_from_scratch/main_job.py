@@ -79,15 +79,15 @@ RECIPES = {
     ),
     "hour": Recipe(
         about="a bigger model and harder problems, for whoever has an hour",
-        options={"steps": (2, 8), "limit": 500, "amount": 60},
-        longer={"steps": (9, 11), "limit": 500, "amount": 60},
-        width=160,
+        options={"steps": (2, 8), "limit": 300, "amount": 40},
+        longer={"steps": (9, 11), "limit": 300, "amount": 40},
+        shares={"direct": 0.58, "slipped": 0.17, "right": 0.25},
+        width=128,
         layers=5,
-        heads=5,
-        pretrain=SFTSettings(steps=2500, lr=3e-3),
+        pretrain=SFTSettings(steps=10000, batch=32, lr=2e-3, warmup=100, checkpoint_every=1000),
         grpo=GRPOSettings(
-            steps=400, prompts=32, group_size=8, max_new_tokens=128, aggregate="token_mean",
-            lr=3e-4, evaluate_every=25,
+            steps=200, prompts=32, group_size=8, max_new_tokens=128, aggregate="token_mean",
+            scale="none", lr=3e-4, final_lr=0.05, evaluate_every=25,
         ),
     ),
     "addition": Recipe(

@@ -146,7 +146,10 @@ def warnings(stats: Mapping[str, float]) -> list[str]:
             f"{1 - stats['finished']:.0%} of the completions were cut off: raise max_new_tokens"
         )
     if 0 <= stats.get("entropy", 1.0) < 0.005:
-        found.append(f"entropy is {stats['entropy']:.4f} nats a token: the policy has collapsed")
+        found.append(
+            f"entropy is {stats['entropy']:.4f} nats a token: nearly all samples of a prompt are "
+            "the same: a policy that is not right yet will hardly find out how"
+        )
     if not math.isfinite(stats.get("grad_norm", 0.0)):
         found.append("the gradient is not finite: this step was skipped")
     return found
