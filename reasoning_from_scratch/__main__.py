@@ -30,6 +30,7 @@ from reasoning_from_scratch.training_commands import (
     Out,
     Resume,
     Seed,
+    check_resumed_alone,
     grpo,
     parse,
     ppo,
@@ -221,6 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = {command.__name__.replace("_", "-"): command for command in COMMANDS}
     show_presets(arguments)
     try:
+        check_resumed_alone(arguments)
         tyro.extras.subcommand_cli_from_dict(
             commands, args=arguments, description=__doc__, prog="python -m reasoning_from_scratch"
         )

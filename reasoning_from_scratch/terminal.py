@@ -17,7 +17,9 @@ from reasoning_from_scratch.training import rank, warnings
 class Bar:
     """A progress bar with a step's main numbers; ten lines where there is no terminal."""
 
-    SHOWN = ("loss", "reward", "length", "thinks", "entropy")
+    SHOWN = (
+        "loss", "reward", "reward_correct", "length", "thinks", "entropy", "kl_completion",
+    )  # fmt: skip
 
     def __init__(self, stage: str, total: int) -> None:
         self.stage, self.total, self.start = stage, total, time.perf_counter()
@@ -28,6 +30,8 @@ class Bar:
     def __call__(self, line: dict) -> None:
         done = line["step"] + 1
         numbers = {n: f"{line[n]:.3g}" for n in self.SHOWN if n in line}
+        if line.get("reward_correct") == line.get("reward"):  # the reward is being right
+            numbers.pop("reward_correct", None)
         if "greedy" in line.get("eval", {}):
             numbers["greedy"] = f"{line['eval']['greedy']['mean']:.0%}"
         tenths, self.tenths = self.tenths, done * 10 // self.total
@@ -38,8 +42,9 @@ class Bar:
         self.bar.n = done
         self.bar.set_postfix(numbers, refresh=True)
         for warning in warnings(line):
-            if warning not in self.warned:
-                self.warned.add(warning)
+            about = warning.partition(":")[2]  # what stands before it has this step's numbers
+            if about not in self.warned:
+                self.warned.add(about)
                 self.bar.write(f"step {done}: {warning}")
         if done >= self.total:
             self.bar.close()
@@ -47,7 +52,10 @@ class Bar:
 
 @contextlib.contextmanager
 def stoppable(current: Callable[[], Run | None], command: str) -> Iterator[None]:
-    """Let the first Ctrl-C end the run after its step, saved; the second ends it at once."""
+    """Let the first Ctrl-C end the run after its step, saved; the second ends it at once.
+
+    A run that is refused before it has done anything leaves no folder in the way of the next try.
+    """
 
     def stop(signum: int, frame: object) -> None:
         record = current()
@@ -63,8 +71,19 @@ def stoppable(current: Callable[[], Run | None], command: str) -> Iterator[None]
         python = os.path.relpath(sys.executable)
         say(f"\nstopped; go on with: {python} -m reasoning_from_scratch {command}")
         raise
+    except ValueError:
+        if (record := current()) is not None:
+            discard_unused(record.folder)
+        raise
     finally:
         signal.signal(signal.SIGINT, earlier)
+
+
+def discard_unused(folder: Path) -> None:
+    """Remove a run's folder that holds nothing but settings."""
+    if [path.name for path in folder.iterdir()] == ["settings.json"]:
+        (folder / "settings.json").unlink()
+        folder.rmdir()
 
 
 def fresh_folder(name: str) -> Path:

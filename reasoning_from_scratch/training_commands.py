@@ -23,6 +23,7 @@ from reasoning_from_scratch.preferences import Preference, flip_labels, sample_p
 from reasoning_from_scratch.pretrained import save_pretrained
 from reasoning_from_scratch.reward_model import (
     RewardModelSettings,
+    normalise_scores,
     proxy_reward,
     score_pairs,
     train_reward_model,
@@ -36,6 +37,7 @@ from reasoning_from_scratch.reward_quality import (
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.sft import SFTSettings, train_sft
 from reasoning_from_scratch.tasks import get_task
+from reasoning_from_scratch.tasks.base import check_whole
 from reasoning_from_scratch.terminal import Bar, fresh_folder, say, stoppable
 from reasoning_from_scratch.training import rank, start_processes
 
@@ -136,6 +138,8 @@ def reward_model(
 ) -> None:
     """Train a reward model on pairs of a model's own samples, in which the task says who is right.
 
+    Its scores end with mean 0 and deviation 1 over the texts it was trained on.
+
     Args:
         task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
         pairs: to train on.
@@ -153,6 +157,8 @@ def reward_model(
     settings, fixed = plan("reward-model", resume, settings, fixed)
     family = get_task(fixed["task"], **fixed["options"])
     policy, tokenizer = open_model(fixed["model"], start_processes())
+    check_whole("pairs", fixed["pairs"], 1)
+    check_whole("held_out", fixed["held_out"], 1)
     record = open_run("reward-model", out, resume, settings, fixed)
 
     def compared(count: int, split: str) -> list[Preference]:
@@ -168,6 +174,9 @@ def reward_model(
         known = flip_labels(known, fixed["noise"], seed=settings.seed)
         judge = ScalarHead(policy).to(policy.embedding.weight.device)
         train_reward_model(judge, tokenizer, known, settings, run=record)
+    # So that what it pays has the size that PPO's other numbers are made for.
+    texts = [text for pair in known for text in (pair.chosen, pair.rejected)]
+    normalise_scores(judge, tokenizer, [pair.prompt for pair in known for _ in range(2)], texts)
     rewards = score_pairs(judge, tokenizer, unknown)
     if rank() == 0:
         save_reward_model(judge, tokenizer, record.folder / "model")
@@ -191,8 +200,8 @@ def ppo(
     Args:
         task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
         preset: a published recipe; the settings below show its values, and may change them.
-        reward_model: the folder of one, which then pays, and from which the critic starts; by
-            default the task's score pays.
+        reward_model: the folder of one, or of the run that made it, which then pays, and from which
+            the critic starts; by default the task's score pays.
     """
     fixed = {"model": model, "task": task, "preset": preset, "reward_model": reward_model}
     settings, fixed = plan("ppo", resume, settings, fixed | {"options": parse(option)})
@@ -201,7 +210,9 @@ def ppo(
     policy, tokenizer = open_model(fixed["model"], device)
     reward, critic = None, ScalarHead(copy.deepcopy(policy)).to(device)
     if fixed["reward_model"] is not None:
-        judge, its_tokenizer = load_reward_model(fixed["reward_model"])
+        folder = Path(fixed["reward_model"])
+        folder = folder / "model" if (folder / "model").is_dir() else folder
+        judge, its_tokenizer = load_reward_model(folder)
         reward = proxy_reward(judge.to(device), its_tokenizer, problems)
         critic = copy.deepcopy(judge)
     record = open_run("ppo", out, resume, settings, fixed)
@@ -237,6 +248,21 @@ def grpo(
     export_to(record.folder, policy, tokenizer)
     if rank() == 0:
         say(f"read the completions: {reports.write_page(record.folder)}")
+
+
+def check_resumed_alone(arguments: list[str]) -> None:
+    """Refuse options beside --resume: a run goes on with the settings that it began with.
+
+    Raises:
+        ValueError: there are others.
+    """
+    flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    others = [flag for flag in flags if flag not in ("--resume", "--help")]
+    if "--resume" in flags and others:
+        raise ValueError(
+            f"--resume goes on with the run's own settings: leave out {', '.join(others)}, or "
+            "start a new run"
+        )
 
 
 def show_presets(arguments: list[str]) -> None:
@@ -277,6 +303,9 @@ def open_run(
         about = {"command": command, **fixed, "settings": dataclasses.asdict(settings)}
         record = Run.create(out or fresh_folder(command), about)
     say(f"run folder: {record.folder}")
+    log = record.folder / "log.jsonl"
+    if log.exists() and len(log.read_text().splitlines()) >= settings.steps:
+        say(f"its {settings.steps} steps are done: nothing is left to train")
     record.on_step = Bar(command, settings.steps)
     return record
 

@@ -9,6 +9,7 @@ from reasoning_from_scratch.__main__ import main
 from reasoning_from_scratch.bench import tiny_folder
 from reasoning_from_scratch.ppo import PPO_PRESETS, PPOSettings, ppo_preset
 from reasoning_from_scratch.pretrained import load_pretrained
+from reasoning_from_scratch.reward_model import score
 from reasoning_from_scratch.reward_model_files import load_reward_model
 from reasoning_from_scratch.training_commands import parse
 
@@ -40,11 +41,23 @@ def test_a_policy_is_trained_saved_and_resumed(toy, tmp_path, capsys, command):
     trained, _ = load_pretrained(out / "model")
     start, _ = load_pretrained(toy)
     assert trained.config == start.config
-    assert main([command, "--resume", str(out)]) == 0  # nothing is left to do, and nothing is lost
-    assert len((out / "log.jsonl").read_text().split("\n")) == 3
     capsys.readouterr()
+    assert main([command, "--resume", str(out)]) == 0  # nothing is left to do, and nothing is lost
+    assert "its 2 steps are done" in capsys.readouterr().out
+    assert len((out / "log.jsonl").read_text().split("\n")) == 3
+    assert main([command, "--resume", str(out), "--steps", "5", "--lr=1"]) == 2
+    assert "the run's own settings: leave out --steps, --lr" in capsys.readouterr().err
     assert main([command, "--model", str(toy), *TRAIN, "--out", str(out)]) == 2
     assert "FileExistsError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["grpo", "ppo"])
+def test_a_run_that_is_refused_leaves_no_folder_in_the_way(toy, tmp_path, capsys, command):
+    out = tmp_path / "run"
+    refused = [command, "--model", str(toy), *TRAIN[:-1], "60000", "--out", str(out)]
+    assert main(refused) == 2
+    assert "ValueError" in capsys.readouterr().err and not out.exists()
+    assert main([command, "--model", str(toy), *TRAIN, "--out", str(out)]) == 0
 
 
 def test_a_reward_model_is_trained_and_then_pays(tmp_path, capsys):
@@ -52,9 +65,11 @@ def test_a_reward_model_is_trained_and_then_pays(tmp_path, capsys):
     pairs = ("--pairs", "8", "--held-out", "8", "--steps", "2")
     assert main(["reward-model", *base, *pairs, "--out", str(out)]) == 0
     assert "of 8 held-out pairs" in capsys.readouterr().out
-    judge, _ = load_reward_model(out / "model")
-    assert judge.score.weight.abs().max() > 0
-    paid = ("ppo", *base, "--reward-model", str(out / "model"), *TRAIN)
+    judge, tokenizer = load_reward_model(out / "model")
+    texts = ["<answer>3</answer>", "<think>3+1=4</think><answer>4</answer>"]
+    thought = score(judge, tokenizer, ["Cleo has 3 coins. finds 1. how many?\n"] * 2, texts)
+    assert thought.diff().abs() > 0.5  # in deviations; two steps alone make it a hundredth of that
+    paid = ("ppo", *base, "--reward-model", str(out), *TRAIN)  # the run's folder, or its model
     assert main([*paid, "--out", str(run)]) == 0
     line = json.loads((run / "log.jsonl").read_text().splitlines()[0])
     assert line["reward"] == pytest.approx(line["reward_correct"] + line["reward_beyond"])
@@ -96,10 +111,12 @@ def test_a_model_is_pretrained_then_fine_tuned_measured_and_exported(tmp_path, c
         (["evaluate", "--model", "nowhere"], "nowhere"),
         (["run", "--recipe", "addition"], "starts from a pretrained model: give one"),
         (["check", "99"], "chapter is 99, expected one that has exercises"),
+        (["reward-model", "--pairs", "0"], "pairs is 0, expected"),
+        (["reward-model", "--held-out", "0"], "held_out is 0, expected"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(toy, capsys, arguments, said):
-    if arguments[0] in ("grpo",):
+    if arguments[0] in ("grpo", "reward-model"):
         arguments = [*arguments, "--model", str(toy)]
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
