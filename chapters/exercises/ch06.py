@@ -85,7 +85,8 @@ def value_loss(
     """Exercise 6.3 ★ (10 minutes, write the formula). The critic's error, clipped.
 
     Of each token's two squared errors, that of the value and that of the value held within `clip`
-    of the old one, the *larger* counts: moving away from the target is never free.
+    of the old one, the *larger* counts: moving away from the target is never free. The old values
+    and the returns are constants: detach them.
 
     Args:
         values:     [B,T] the critic's. Alone carries a gradient.
@@ -165,9 +166,9 @@ def policy_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Exercise 6.5 ★★ (15 minutes, find the bug). The loss that makes good tokens more likely.
 
-    This stood in published code for months: training works, a little worse than it should, and no
-    curve looks odd. One line is wrong. Delete the first line, work the four cases by hand
-    (advantage ±1, ratio 1.5 and 0.5), and mend it.
+    This stood in published code: at first training works, and no curve looks odd. One line is
+    wrong. Delete the first line, work the four cases by hand (advantage ±1, ratio 1.5 and 0.5), and
+    mend it.
 
     Args:
         logprobs:     [B,T] of the policy in training. Alone carries a gradient.
@@ -232,9 +233,10 @@ def adapt_kl_coef(coef: float, kl: float, *, target: float, horizon: float, n: i
 
     A fixed KL weight is too small on one day and too large on the next. Steer it: when the KL of
     this step is above its target, the weight grows, when it is below, it shrinks, in proportion to
-    the *relative* error. One wild measurement must not move it far: the error is held within a
-    fifth. And `horizon` completions shall move it by at most that fifth, so that the size of a step
-    does not matter.
+    the *relative* error, how far kl lies from the target as a share of the target. One wild
+    measurement must not move it far: the error is clamped to a fifth either way. And the size of a
+    step must not matter: `horizon` completions move it by that error, n of them by n / horizon of
+    it. In one line: relative change of the weight = clamped error · n / horizon.
 
     Args:
         coef:    the weight so far.
