@@ -5,8 +5,8 @@ critic's estimate, `whiten` gives any of them mean 0 and deviation 1. Left out o
 and the KL that some algorithms subtract from them first.
 
 Shapes: P prompts, G completions of each, B = P·G sequences, T tokens. A mask [B,T] is bool or
-numeric; a token counts where it is not 0, and what stands elsewhere never matters. Half precision
-and whole numbers are computed in float32.
+numeric; a token counts where it is not 0 (0.5 as much as 1; negative and NaN are refused on a CPU),
+and what stands elsewhere never matters. Half precision and whole numbers are computed in float32.
 """
 
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_choice, check_shape, check_tensor
+from reasoning_from_scratch.checks import check_choice, check_mask, check_shape, check_tensor
 from reasoning_from_scratch.losses import masked_mean
 
 Baseline = Literal["mean", "leave_one_out", "none"]
@@ -105,7 +105,7 @@ def gae(
     if rewards.dim() != 2:
         raise ValueError(f"rewards has shape {list(rewards.shape)}, expected [B,T]")
     check_shape("values", values, rewards.shape, "one entry for each of rewards")
-    check_shape("mask", mask, rewards.shape, "one entry for each of rewards")
+    check_mask(mask, rewards.shape, "one entry for each of rewards")
     for name, value in (("gamma", gamma), ("lam", lam)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}, expected 0 to 1")
@@ -140,7 +140,8 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
 
     Source: Ziegler et al. 2019, code; Huang et al. 2024, "The N+ implementation details of RLHF".
     """
-    check_shape("mask", mask, x.shape, "one entry for each of x")
+    check_tensor("x", x)
+    check_mask(mask, x.shape, "one entry for each of x")
     counted, x = mask != 0, _at_least_float32(x)
     mean = masked_mean(x, counted)
     centred = torch.where(counted, x - mean, 0)

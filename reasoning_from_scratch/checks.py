@@ -1,8 +1,10 @@
 """Refusals that name the argument, what came and what was expected."""
 
 from dataclasses import fields
+from numbers import Integral
 from typing import Literal, get_args, get_origin
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +21,33 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], why: str) -> 
         raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}: {why}")
 
 
+def check_mask(mask: Tensor, shape: tuple[int, ...], why: str) -> None:
+    """Raise a ValueError unless `mask` has `shape` and no entry is negative or NaN.
+
+    Such an entry is not 0 and would count: -100, which elsewhere marks a label to leave out, as
+    well. Only masks on a CPU are looked through, for a GPU would have to be waited for.
+    """
+    check_shape("mask", mask, shape, why)
+    if mask.dtype != torch.bool and mask.device.type == "cpu":
+        fine = mask >= 0
+        if not fine.all():
+            raise ValueError(f"mask holds {mask[~fine][0].item()}, expected 0 or above")
+
+
+def check_type(name: str, value: object, expected: type) -> None:
+    """Raise a ValueError unless `value` is of the class that is expected."""
+    if not isinstance(value, expected):
+        came = type(value).__name__
+        raise ValueError(f"{name} is a {came}, expected a {expected.__name__}")
+
+
+def check_texts(name: str, value: object) -> None:
+    """Raise a ValueError unless `value` is a list or tuple of texts, none of them empty."""
+    texts = value if isinstance(value, list | tuple) else [None]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(f"{name} is {value!r}, expected a list of non-empty strings")
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise a ValueError unless `value` is one of `choices`."""
     if value not in choices:
@@ -32,6 +61,14 @@ def check_choices(settings: object) -> None:
     for field in fields(settings):
         if get_origin(field.type) is Literal:
             check_choice(field.name, getattr(settings, field.name), get_args(field.type))
+
+
+def check_whole(settings: object) -> None:
+    """Raise a ValueError unless each field of `settings` with the type int holds a whole number."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.type is int and not isinstance(value, Integral):
+            raise ValueError(f"{field.name} is {value!r}, expected a whole number")
 
 
 def check_positive(settings: object, *names: str, at_least: float | None = None) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch.advantages import Baseline, Scale, group_advantages
-from reasoning_from_scratch.checks import check_choices, check_positive
+from reasoning_from_scratch.checks import check_choices, check_positive, check_texts, check_whole
 from reasoning_from_scratch.losses import (
     Aggregate,
     Clip,
@@ -89,6 +89,8 @@ class GRPOSettings:
     seed: int = 0  # problems, completions, order of the rows
 
     def __post_init__(self) -> None:
+        check_whole(self)
+        check_texts("stop", self.stop)
         check_positive(
             self,
             "steps",
@@ -103,6 +105,7 @@ class GRPOSettings:
             "max_grad_norm",
         )
         check_positive(self, "resample", "overlong", "evaluate_every", "kl_coef", at_least=0)
+        check_positive(self, "clip_low", "clip_high", at_least=0)
         check_choices(self)
         if self.baseline == "none" and self.scale != "none":
             raise ValueError(
@@ -200,7 +203,7 @@ def train_grpo(
 
     Raises:
         ValueError: the processes cannot share the prompts, `evaluate` would never be called, or
-            `reward` returned something else.
+            `reward` returned something else, NaN included.
 
     Source: Shao et al. 2024 (DeepSeekMath), algorithm 1, without its outer iteration.
     """

@@ -7,13 +7,16 @@ Language modelling (`token_logprobs`, `token_entropy`, `sft_loss`), preferences
 happens once, in a training loop.
 
 Shapes: B sequences, T tokens, V entries of the vocabulary. A mask [B,T] is bool or numeric; a token
-counts where it is not 0. What stands where it is 0, NaN and infinities included, changes neither a
-value nor a gradient, and a sequence with no counted token adds 0. Nothing broadcasts, except
-`advantages[B]`. Half precision is computed and returned in float32. No function looks for NaN among
-counted entries, which would stall a GPU: a counted NaN makes the loss NaN, and the loop must look.
+counts where it is not 0, and 0.5 counts as much as 1. A mask on a CPU with a negative entry or NaN
+is refused (it may hold labels); on a GPU looking would stall, and they count. What stands where it
+is 0, NaN and infinities included, changes neither a value nor a gradient, and a sequence with no
+counted token adds 0. Nothing broadcasts, except `advantages[B]`. Half precision is computed and
+returned in float32. No function looks for NaN among counted entries, which would stall a GPU: a
+counted NaN makes the loss NaN, and the loop must look.
 """
 
 import math
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -21,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from reasoning_from_scratch.checks import check_choice, check_shape, check_tensor
+from reasoning_from_scratch.checks import check_choice, check_mask, check_shape, check_tensor
 
 KLEstimator = Literal["k1", "k2", "k3"]
 Ratio = Literal["token", "sequence"]
@@ -124,11 +127,14 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, *, margin: float | Tens
         A scalar in nats; log 2 where the two are equal and the margin is 0.
 
     Raises:
-        ValueError: not one number a completion, or no pair at all.
+        ValueError: not one number a completion, no pair at all, or a margin that is neither.
 
     Source: Ouyang et al. 2022, eq. 1; the margin is eq. 2 of Touvron et al. 2023 (Llama 2).
     """
     _check_pairs(chosen=chosen, rejected=rejected)
+    if not isinstance(margin, Real | Tensor):
+        came = type(margin).__name__
+        raise ValueError(f"margin is a {came}, expected a number or a tensor")
     if isinstance(margin, Tensor) and margin.dim():
         check_shape("margin", margin, chosen.shape, "one entry for each pair")
     difference = _at_least_float32(chosen) - _at_least_float32(rejected)
@@ -184,6 +190,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: KLEstimator = "
 
     Source: Schulman 2020, "Approximating KL divergence"; k3 is eq. 4 of Shao et al. 2024.
     """
+    check_tensor("logprobs", logprobs)
     check_shape("ref_logprobs", ref_logprobs, logprobs.shape, "one entry for each of logprobs")
     check_choice("kind", kind, get_args(KLEstimator))
     # The model that was sampled is below the line.
@@ -364,15 +371,20 @@ def aggregate_share(
         and the loss is an average over tokens).
 
     Raises:
-        ValueError: an unknown aggregate, or a part with more sequences than the whole.
+        ValueError: an unknown aggregate, a part with more sequences than the whole, or (on a CPU,
+            and where tokens are averaged) with more tokens.
     """
     check_choice("aggregate", aggregate, get_args(Aggregate))
     _check_batch("mask", mask)
     if len(mask) > total_sequences:
         raise ValueError(f"total_sequences is {total_sequences}, but mask alone has {len(mask)}")
+    check_mask(mask, mask.shape, "as it came")
     if aggregate == "token_mean":
-        total = torch.as_tensor(total_tokens, device=mask.device).clamp(min=1)
-        return (mask != 0).sum() / total
+        counted = (mask != 0).sum()
+        total = torch.as_tensor(total_tokens, device=mask.device)
+        if mask.device.type == "cpu" and counted > total:
+            raise ValueError(f"total_tokens is {total.item()}, but mask alone has {counted.item()}")
+        return counted / total.clamp(min=1)
     return torch.tensor(len(mask) / total_sequences, device=mask.device)
 
 
@@ -431,7 +443,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _counted(mask: Tensor, like: Tensor, name: str) -> Tensor:
-    check_shape("mask", mask, like.shape, f"one entry for each of {name}")
+    check_tensor(name, like)
+    check_mask(mask, like.shape, f"one entry for each of {name}")
     return mask != 0
 
 

@@ -24,7 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from reasoning_from_scratch.advantages import gae
-from reasoning_from_scratch.checks import check_choices, check_positive, check_shape, check_tensor
+from reasoning_from_scratch.checks import (
+    check_choices,
+    check_mask,
+    check_positive,
+    check_shape,
+    check_tensor,
+    check_texts,
+    check_type,
+    check_whole,
+)
 from reasoning_from_scratch.credit import (
     Credit,
     cut,
@@ -91,11 +100,18 @@ class PPOSettings:
     overlong: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
+        check_whole(self)
+        check_texts("stop", self.stop)
         check_positive(self, "steps", "prompts", "group_size", "max_new_tokens", "temperature")
         check_positive(self, "epochs", "updates", "critic_updates", "lr", "max_grad_norm")
         check_positive(self, "kl_horizon", "micro_tokens", "checkpoint_every", "record_every")
         check_positive(self, "critic_lr", "critic_warmup", "value_clip", at_least=0)
         check_positive(self, "kl_coef", "kl_target", "evaluate_every", at_least=0)
+        check_positive(self, "clip_low", "clip_high", at_least=0)
+        if self.unfinished_reward is not None and not math.isfinite(self.unfinished_reward):
+            raise ValueError(
+                f"unfinished_reward is {self.unfinished_reward}, expected None or a finite number"
+            )
         check_choices(self)
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
@@ -164,8 +180,9 @@ def train_ppo(
         evaluate: called with the policy each `evaluate_every` steps; what it returns is logged.
 
     Raises:
-        ValueError: critic and policy share weights, the processes cannot share the prompts,
-            `evaluate` would never be called, or `reward` returned something else.
+        ValueError: critic is no `ScalarHead` or shares weights with the policy, the processes
+            cannot share the prompts, `evaluate` would never be called, or `reward` returned
+            something else, NaN included.
 
     Source: Ziegler et al. 2019, section 2; Ouyang et al. 2022, section 3.5.
     """
@@ -288,7 +305,7 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -
     if kl.dim() != 2:
         raise ValueError(f"kl has shape {list(kl.shape)}, expected [B,T]")
     check_shape("scores", scores, kl.shape[:1], "one entry for each completion")
-    check_shape("mask", mask, kl.shape, "one entry for each of kl")
+    check_mask(mask, kl.shape, "one entry for each of kl")
     if not kl_coef >= 0:
         raise ValueError(f"kl_coef is {kl_coef}, expected a number of at least 0")
     counted = mask != 0
@@ -339,7 +356,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """
     check_tensor("values", values)
     check_shape("returns", returns, values.shape, "one entry for each of values")
-    check_shape("mask", mask, values.shape, "one entry for each of values")
+    check_mask(mask, values.shape, "one entry for each of values")
     counted = mask != 0
     missed, spread = (
         masked_mean((x - masked_mean(x, counted)).square(), counted)
@@ -384,6 +401,7 @@ def check_arguments(
     policy: GPT, critic: ScalarHead, s: PPOSettings, evaluate: Callable[[GPT], dict] | None
 ) -> None:
     """Refuse what the loop cannot work with."""
+    check_type("critic", critic, ScalarHead)
     if {id(p) for p in policy.parameters()} & {id(p) for p in critic.parameters()}:
         raise ValueError("critic shares weights with policy: give it copy.deepcopy(policy) as body")
     share, rest = divmod(s.prompts, world_size())

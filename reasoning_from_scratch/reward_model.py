@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_positive
+from reasoning_from_scratch.checks import check_positive, check_type, check_whole
 from reasoning_from_scratch.losses import bradley_terry_loss
 from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.preferences import Preference
@@ -58,6 +58,7 @@ class RewardModelSettings:
     seed: int = 0  # order of the prompts
 
     def __post_init__(self) -> None:
+        check_whole(self)
         check_positive(
             self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"
         )
@@ -88,7 +89,7 @@ def train_reward_model(
 
     Raises:
         ValueError: no pairs, one longer than the model's positions, a tokenizer with more tokens
-            than the model, or an `evaluate` that would never be called.
+            than the model, a model of another class, or an `evaluate` that would never be called.
 
     Source: Ouyang et al. 2022 (InstructGPT), eq. 1, as a mean over pairs; margin: Touvron et al.
         2023 (Llama 2), eq. 2; centring: Eisenstein et al. 2023, "Helping or Herding".
@@ -242,7 +243,7 @@ def score(
 
     Raises:
         ValueError: not one completion for each prompt, none at all, a prompt that leaves no room
-            for the end token, or a tokenizer with more tokens than the model.
+            for the end token, a tokenizer with more tokens than the model, or another model.
     """
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts is {prompts!r}, expected a list of texts, at least one")
@@ -289,13 +290,17 @@ def normalise_scores(
     on average. It does change what `pair_confidence` tells: measure calibration before.
 
     Raises:
-        ValueError: as `score`, or all rewards are the same.
+        ValueError: as `score`, or all rewards are the same but for rounding: equal texts that
+            stand in different batches differ by as much.
 
     Source: Ziegler et al. 2019, section 2.1.
     """
     rewards = score(model, tokenizer, prompts, completions).double()
     mean, deviation = rewards.mean(), rewards.std(correction=0)
-    if not deviation > 0:
+    # Hidden states are near 1, so this is the size of what was added up to a reward; what float32
+    # rounds off on the way through a model is a tiny part of it.
+    size = rewards.abs().max() + model.score.weight.norm() + model.score.bias.abs().sum()
+    if not deviation > 1e-5 * size:
         raise ValueError(f"all {len(rewards)} completions have reward {mean:.4g}: nothing to scale")
     model.score.weight.div_(deviation)
     model.score.bias.sub_(mean).div_(deviation)
@@ -322,7 +327,8 @@ def proxy_reward(model: ScalarHead, tokenizer: Tokenizer, task: Task) -> RewardF
 
 
 def check_vocabulary(model: ScalarHead, tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer whose ids go beyond the model's embedding."""
+    """Refuse what is no reward model, and a tokenizer whose ids go beyond its embedding."""
+    check_type("model", model, ScalarHead)
     known = model.body.config.vocab_size
     if tokenizer.vocab_size > known:
         raise ValueError(

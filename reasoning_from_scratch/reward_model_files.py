@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from reasoning_from_scratch.checks import check_shape
+from reasoning_from_scratch.checks import check_shape, check_type
 from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.pretrained import load_pretrained, save_pretrained
 from reasoning_from_scratch.tokenizer import Tokenizer
@@ -28,8 +28,9 @@ def save_reward_model(model: ScalarHead, tokenizer: Tokenizer, path: str | Path)
 
     Raises:
         FileExistsError: path holds something else than an earlier reward model.
-        ValueError: as `save_pretrained`.
+        ValueError: as `save_pretrained`, or the model is no `ScalarHead`.
     """
+    check_type("model", model, ScalarHead)
     path = Path(path).resolve()
     if path.exists() and not _is_reward_model(path):
         raise FileExistsError(f"{path} is there and no reward model: choose another path")

@@ -130,7 +130,13 @@ def rollout_and_score(
             generator=generator,
         )
     owners = [p for p in problems for _ in range(s.group_size)]
-    parts = dict(reward(owners, rollout))
+    parts = reward(owners, rollout)
+    if not isinstance(parts, Mapping):
+        raise ValueError(
+            f"reward returned {parts!r:.80}, expected a dict of lists: a part's name and a number "
+            "for each completion"
+        )
+    parts = dict(parts)
     if "correct" not in parts:
         raise ValueError(f"reward returned {sorted(parts)}, expected a part called 'correct'")
     if s.overlong:
@@ -139,12 +145,17 @@ def rollout_and_score(
             for n in rollout.lengths.tolist()
         ]
     device = rollout.tokens.device
-    scored = {
-        name: torch.as_tensor(values, dtype=torch.float32, device=device)
-        for name, values in parts.items()
-    }
-    for name, values in scored.items():
-        check_shape(f"reward's part {name!r}", values, (len(owners),), "one for each completion")
+    scored = {}
+    for name, values in parts.items():
+        part = f"reward's part {name!r}"
+        try:
+            scored[name] = torch.as_tensor(values, dtype=torch.float32, device=device)
+        except (TypeError, ValueError, RuntimeError):
+            came = f"{part} is {values!r:.80}"
+            raise ValueError(f"{came}, expected one number for each completion") from None
+        check_shape(part, scored[name], (len(owners),), "one for each completion")
+        if not (finite := scored[name].isfinite()).all():
+            raise ValueError(f"{part} holds {scored[name][~finite][0].item()}, expected finite")
     return Batch(rollout, owners, scored, sum(scored.values()))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reasoning_from_scratch.checks import check_texts
 from reasoning_from_scratch.model import GPT, KVCache
 from reasoning_from_scratch.tokenizer import Tokenizer
 
@@ -72,6 +73,8 @@ def sample(
             room for `max_new_tokens` within the model's positions.
     """
     check_options(group_size, max_new_tokens, temperature, top_p, stop)
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator is {generator!r}, expected a torch.Generator or None")
     device = model.embedding.weight.device
     ids = encode_prompts(model, tokenizer, prompts, max_new_tokens)
     lengths = torch.tensor([len(row) for row in ids], device=device)  # [P]
@@ -246,8 +249,7 @@ def check_options(
         raise ValueError(f"temperature is {temperature}, expected 0 (greedy) or a positive number")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, expected a number in (0, 1]")
-    if isinstance(stop, str) or "" in stop:
-        raise ValueError(f"stop is {stop!r}, expected a list of non-empty strings")
+    check_texts("stop", stop)
 
 
 def cache_dtype(device: torch.device) -> torch.dtype:

@@ -174,10 +174,11 @@ def reward_model(
         known = flip_labels(known, fixed["noise"], seed=settings.seed)
         judge = ScalarHead(policy).to(policy.embedding.weight.device)
         train_reward_model(judge, tokenizer, known, settings, run=record)
-    # So that what it pays has the size that PPO's other numbers are made for.
+    rewards = score_pairs(judge, tokenizer, unknown)
+    # What it pays shall have the size that PPO's other numbers are made for. As a probability it is
+    # read before.
     texts = [text for pair in known for text in (pair.chosen, pair.rejected)]
     normalise_scores(judge, tokenizer, [pair.prompt for pair in known for _ in range(2)], texts)
-    rewards = score_pairs(judge, tokenizer, unknown)
     if rank() == 0:
         save_reward_model(judge, tokenizer, record.folder / "model")
     error = expected_calibration_error(*pair_confidence(*rewards))

@@ -10,6 +10,7 @@ text and nothing else.
 
 import re
 from collections import Counter
+from numbers import Number
 
 from reasoning_from_scratch.verify_grammar import MAX_CHARACTERS, parse
 from reasoning_from_scratch.verify_text import clean, text_key
@@ -51,8 +52,11 @@ def extract_answer(text: str) -> str | None:
     Returns:
         What the last closed `<answer>…</answer>` holds, or the last `\boxed{…}` within it; without
         such a tag, what the last `\boxed{…}` with balanced braces holds. Without white space at its
-        ends. None if there is neither, and if the answer's box is not closed.
+        ends. None if there is neither (`#### 42`, as GSM8K's solutions end, is not read), if the
+        answer's box is not closed, and for what is no text.
     """
+    if not isinstance(text, str):
+        return None
     start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
     if start < 0:
         return _last_box(text)
@@ -75,12 +79,14 @@ def _last_box(text: str) -> str | None:
     return text[slice(*last)].strip() if last else None
 
 
-def math_equal(prediction: str, reference: str, *, timeout: float = 1.0) -> bool:
+def math_equal(prediction: object, reference: object, *, timeout: float = 1.0) -> bool:
     r"""Say whether two answers mean the same. Where unsure, say no.
 
     Args:
         prediction: what a model answered, in LaTeX or plain notation. Any text is safe.
-        reference:  the right answer. Of either, a number stands for its text.
+        reference:  the right answer. Of either, a number stands for its text: Python's and numpy's,
+                    a `Fraction`, a tensor or array without dimensions. 0.1 in any precision is
+                    "0.1". Anything else is no answer and equals nothing.
         timeout:    seconds for comparing formulas with sympy, all parts of an answer together. Not
                     counted: starting sympy's process, once, when the first formula comes (a second
                     on an idle machine), and up to 0.7 · timeout while many compare at once. What is
@@ -88,11 +94,13 @@ def math_equal(prediction: str, reference: str, *, timeout: float = 1.0) -> bool
 
     Returns:
         Whether they are equal under these rules. Values are exact: 0.333 is not 1/3. Units, \$, \%
-        and degrees don't count: `50\%` is 50, not 0.5. `1\frac45` and `1 1/2` are mixed numbers,
-        `2 3` is none, `1,000` is a thousand. `1,-2`, `\{1,-2\}` and `a\pm b` are unordered, tuples
-        ordered, and the brackets of an interval count; those of a matrix don't. `x=5` is 5 and
-        `x>5` is (5,∞); an equation may swap its sides. Text ignores case. `52_8` is neither 52 nor
-        42. A letter may stand for any complex number, so that √(x²) is not x.
+        and degrees don't count: `50\%` is 50, not 0.5. `1.5e3` and `1.5E3` are 1500 and `2e-3` is
+        0.002; in `2e`, `2e^3` and `2 e - 3` stands the constant. `1\frac45` and `1 1/2` are mixed
+        numbers, `2 3` is none, `1,000` is a thousand. `1,-2`, `\{1,-2\}` and `a\pm b` are
+        unordered, tuples ordered, and the brackets of an interval count; those of a matrix don't.
+        `x=5` is 5 and `x>5` is (5,∞); an equation may swap its sides. Words and `\text{…}` ignore
+        case; a bare letter is a variable, so `C` is not `c`, but it is `\text{c}`. `52_8` is
+        neither 52 nor 42. A letter may stand for any complex number, so that √(x²) is not x.
 
     Any thread may call it, several at once; it sets no signal and never raises.
     """
@@ -111,8 +119,21 @@ def math_equal(prediction: str, reference: str, *, timeout: float = 1.0) -> bool
         return False
 
 
-def _as_text(answer: str | float) -> str:
-    return str(answer) if isinstance(answer, int | float) else answer
+def _as_text(answer: object) -> str:
+    if getattr(answer, "shape", None) == () and not isinstance(answer, Number):
+        return _tensor_text(answer) if hasattr(answer, "new_tensor") else str(answer)
+    if isinstance(answer, Number):
+        return str(answer).replace("j", "i")
+    if not isinstance(answer, str):
+        raise TypeError(f"an answer is a {type(answer).__name__}, expected a text or a number")
+    return answer
+
+
+def _tensor_text(tensor: object) -> str:
+    """The shortest text of a tensor's one number that is read back as the same."""
+    value = tensor.item()
+    texts = (f"{value:.{digits}g}" for digits in range(1, 17)) if isinstance(value, float) else ()
+    return next((t for t in texts if tensor.new_tensor(float(t)) == tensor), str(value))
 
 
 def _without_name(tree: Tree, other: Tree) -> Tree:

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from reasoning_from_scratch.verify_text import FUNCTIONS, tokenize
 from reasoning_from_scratch.verify_trees import (
+    MAX_EXPONENT,
     Tree,
     Unreadable,
     add,
@@ -250,6 +251,8 @@ class _Parser:
         Plain notation takes the whole number: digits=None.
         """
         kind, value = self.tokens[self.at]
+        if digits and kind == "number" and "e" in value.lower():
+            raise Unreadable(r"\sqrt2e-3: a root of 0.002, or 3 less than √2·e?")
         if kind != "number" or not value.isdigit():
             return self.atom()
         rest = value[digits:] if digits else ""
@@ -279,6 +282,9 @@ class _Parser:
         before = self.tokens[self.at - 2][1] if self.at > 1 else ""
         if self.take("_"):
             return ("sym", f"{value} in base {_index(self.argument(digits=None))}")
+        _, _, exponent = value.lower().partition("e")
+        if exponent and abs(int(exponent)) > MAX_EXPONENT:  # before 10**exponent is worked out
+            raise Unreadable("an exponent too large")
         whole = number(Fraction(value))
         fraction = self.proper_fraction() if value.isdigit() else None
         if fraction is None:

@@ -34,11 +34,11 @@ _REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"^[ =]+|[ .,;:]+$", ""),
 ]]  # fmt: skip
 
-_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
     r"|(?P<repeating>\d*\.\d*\\overline ?\{\d+\})"
-    r"|(?P<number>\d+\.\d*|\.?\d+)"
+    r"|(?P<number>(?:\d+\.\d*|\.?\d+)(?:[eE][+-]?\d+)?)"  # 2e3 and 2e-3, not 2e, 2e^3, 2 e-3
     r"|" + _TEXT + r"\{(?P<text>[^{}]*)\}"
     r"|(?P<matrix>\\begin ?\{(?:[pbB]?matrix|array\} ?\{[clr| ]*)\})"
     r"|(?P<end_matrix>\\end ?\{(?:[pbB]?matrix|array)\})"

@@ -1,5 +1,7 @@
 """Rollouts and critics made by hand, for the tests of what learns token by token."""
 
+import math
+
 import torch
 
 from reasoning_from_scratch.model import ScalarHead
@@ -9,6 +11,18 @@ from tests.toys import double_model
 
 PROMPTS = [[1], [2, 3, 4, 5, 10], [6, 10], [7, 8, 10]]
 LENGTHS = [1, 9, 4, 2, 3, 3, 3, 3, 8, 1, 1, 1, 5, 6, 7, 2]  # four completions of each
+
+# What a reward function may not return for four completions, and what is then said.
+REFUSED_REWARDS = [
+    ([1.0] * 4, r"reward returned \[1.0, .*, expected a dict of lists"),
+    (torch.ones(4), r"reward returned tensor\(\[1.*, expected a dict of lists"),
+    (None, "reward returned None, expected a dict of lists"),
+    ({"brief": [1.0] * 4}, r"reward returned \['brief'\], expected a part called 'correct'"),
+    ({"correct": [1.0] * 3}, r"part 'correct' has shape \[3\], expected \[4\]"),
+    ({"correct": [1.0, None, 0.0, 0.0]}, r"part 'correct' is \[1.0, None.* expected one number"),
+    ({"correct": [1.0, 0, 0, math.nan]}, "part 'correct' holds nan, expected finite"),
+    ({"correct": [1.0] * 4, "brief": [0, -math.inf, 0, 0]}, "part 'brief' holds -inf, expected fi"),
+]
 
 
 def made_batch(seed=0):

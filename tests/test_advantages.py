@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from reasoning_from_scratch import advantages
 from reasoning_from_scratch.exact import TablePolicy
 from tests.tensors import float64, gradient, masks, random, refuses, seeds, spoil
 
@@ -273,6 +274,16 @@ def test_whiten_takes_half_precision_and_says_what_it_refuses(subject):
     x = torch.tensor([[1.0, 2, 3, 4]])
     assert_close(subject("whiten")(x.bfloat16(), x > 0), subject("whiten")(x, x > 0))
     refuses(subject("whiten"), x, x[:, :2], match=r"mask has shape \[1, 2\], expected \[1, 4\]")
+
+
+@pytest.mark.parametrize("wrong", [-100.0, math.nan])
+def test_a_mask_of_something_else_is_refused(wrong):
+    # Not of the `subject`: the stubs of the exercises bring checks of their own.
+    x, mask = torch.ones(1, 2), torch.tensor([[1, wrong]])
+    match = f"mask holds {wrong}, expected 0 or above"
+    refuses(advantages.whiten, x, mask, match=match)
+    refuses(advantages.gae, x, x, mask, match=match)
+    refuses(advantages.whiten, [[1.0, 1.0]], x, match="x is a list, expected a tensor")
 
 
 @pytest.mark.cuda

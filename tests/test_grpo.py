@@ -10,6 +10,7 @@ from reasoning_from_scratch.grpo import PRESETS, GRPOSettings, preset, train_grp
 from reasoning_from_scratch.rollouts import ProblemStream, collect, score
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.sampling import sample
+from tests.batches import REFUSED_REWARDS
 from tests.tensors import refuses
 from tests.toys import Copy, Parity, SayB, toy_model, toy_tokenizer, weights
 
@@ -80,6 +81,11 @@ def test_there_are_no_other_presets_and_settings_can_be_changed():
         (dict(temperature=0.0), "temperature is 0.0: training samples, use above 0"),
         (dict(group_size=1), "group_size is 1, but baseline='mean' compares a completion with its"),
         (dict(group_size=1, baseline="leave_one_out"), "group_size is 1"),
+        (dict(clip_low=-1.0), "clip_low is -1.0, expected at least 0"),
+        (dict(clip_high=-0.2), "clip_high is -0.2, expected at least 0"),
+        (dict(stop="ab"), "stop is 'ab', expected a list of non-empty strings"),
+        (dict(steps=2.0), "steps is 2.0, expected a whole number"),
+        (dict(warmup="10"), "warmup is '10', expected a whole number"),
         (dict(overlong=64), "overlong is 64, expected less than max_new_tokens=64"),
     ],
 )
@@ -336,3 +342,10 @@ def test_it_learns_to_say_the_token_that_is_rewarded(name, seed):
 def test_an_evaluation_that_would_never_be_called_is_refused():
     with pytest.raises(ValueError, match="evaluate is given, but evaluate_every is 0"):
         train(Low(), GRPOSettings(steps=1), evaluate=lambda policy: {})
+
+
+@pytest.mark.parametrize("returned, message", REFUSED_REWARDS)
+def test_what_no_reward_function_returns_is_refused(returned, message):
+    settings = GRPOSettings(steps=1, prompts=2, group_size=2, max_new_tokens=2)
+    with pytest.raises(ValueError, match=message):
+        train(Low(), settings, reward=lambda owners, rollout: returned)

@@ -8,6 +8,7 @@ from hypothesis import given
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from reasoning_from_scratch import losses
 from reasoning_from_scratch.exact import TablePolicy
 from tests.tensors import float64, gradient, masks, random, refuses, seeds, spoil
 
@@ -358,3 +359,24 @@ def test_a_list_is_refused_by_name(subject):
         subject("policy_loss")([[1.0]], ones, ones, ones)
     with pytest.raises(ValueError, match="logits is a list, expected a tensor"):
         subject("token_entropy")([[[1.0]]])
+
+
+def test_a_list_is_refused_by_name_in_the_package():
+    # Not of the `subject`: the stubs of the exercises bring checks of their own.
+    ones = torch.ones(1, 2)
+    refuses(losses.masked_mean, [[1.0, 1.0]], ones, match="x is a list, expected a tensor")
+    refuses(losses.kl_estimate, [[1.0]], ones, match="logprobs is a list, expected a tensor")
+    refuses(
+        losses.bradley_terry_loss, ones[0], ones[0], margin=[1.0, 1.0],
+        match="margin is a list, expected a number or a tensor",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [-100, -1, math.nan])
+def test_a_mask_of_something_else_is_refused(wrong):
+    ones, mask = torch.ones(1, 2), torch.tensor([[1.0, wrong]])
+    logits, match = torch.zeros(1, 2, 3), f"mask holds {float(wrong)}, expected 0 or above"
+    refuses(losses.masked_mean, ones, mask, match=match)
+    refuses(losses.sft_loss, logits, ones.long(), mask, match=match)
+    half = torch.tensor([[0.5, 0.0]])
+    assert losses.masked_mean(torch.tensor([[4.0, 9.0]]), half) == 4  # no weight: it counts

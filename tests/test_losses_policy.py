@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from reasoning_from_scratch import losses
 from reasoning_from_scratch.exact import TablePolicy
 from tests.tensors import float64, gradient, masks, random, refuses, seeds, spoil
 
@@ -314,7 +315,24 @@ def test_aggregate_share_by_hand(subject):
     assert share(mask * 0, aggregate="token_mean", total_sequences=4, total_tokens=0) == 0
     refuses(share, mask, aggregate="constant", total_sequences=1, total_tokens=2,
             match="total_sequences is 1, but mask alone has 2")  # fmt: skip
+    assert share(mask, aggregate="token_mean", total_sequences=2, total_tokens=2) == 1
+    for few in (1, torch.tensor(1), 1.0):
+        message = f"total_tokens is {float(few):.3g}(.0)?, but mask alone has 2"
+        refuses(share, mask, aggregate="token_mean", total_sequences=2, total_tokens=few,
+                match=message)  # fmt: skip
     refuses(share, mask, aggregate="mean", total_sequences=2, total_tokens=2, match="aggregate is")
+
+
+@pytest.mark.parametrize("wrong", [-100.0, math.nan])
+def test_a_mask_of_something_else_is_refused(subject, wrong):
+    ones, mask = torch.ones(1, 2), torch.tensor([[1.0, wrong]])
+    match = f"mask holds {wrong}, expected 0 or above"
+    # Not of the `subject`: the stubs of these two bring checks of their own.
+    refuses(losses.policy_loss, ones, ones, ones, mask, match=match)
+    refuses(losses.value_loss, ones, ones, ones, mask, match=match)
+    refuses(subject("losses.aggregate_tokens"), ones, mask, match=match)
+    share = {"aggregate": "token_mean", "total_sequences": 1, "total_tokens": 2}
+    refuses(subject("losses.aggregate_share"), mask, **share, match=match)
 
 
 # value_loss

@@ -50,6 +50,7 @@ def test_token_rewards_say_what_they_refuse(subject):
     ones, function = torch.ones(2, 3), subject("token_rewards")
     refuses(function, torch.ones(3), ones, ones, kl_coef=0.1, match=r"scores has shape \[3\], exp")
     refuses(function, torch.ones(2), ones, ones[:1], kl_coef=0.1, match=r"mask has shape \[1, 3\]")
+    refuses(function, torch.ones(2), ones, -ones, kl_coef=0.1, match="mask holds -1.0")
     refuses(function, torch.ones(2), ones[0], ones, kl_coef=0.1, match=r"expected \[B,T\]")
     refuses(function, [1.0, 0.0], ones, ones, kl_coef=0.1, match="scores is a list")
     refuses(function, torch.ones(2), ones, ones, kl_coef=-0.1, match="kl_coef is -0.1, expected a")
@@ -135,6 +136,7 @@ def test_explained_variance_is_0_where_there_is_none_to_explain(subject):
 def test_explained_variance_says_what_it_refuses(subject):
     ones, function = torch.ones(2, 3), subject("explained_variance")
     refuses(function, ones, ones[:1], ones, match=r"returns has shape \[1, 3\], expected \[2, 3\]")
+    refuses(function, ones, ones, -ones, match="mask holds -1.0, expected 0 or above")
     refuses(function, ones, ones, ones[0], match=r"mask has shape \[3\], expected \[2, 3\]")
 
 
@@ -182,6 +184,14 @@ def test_ppo_preset_can_be_changed_and_knows_no_other(subject):
         (dict(kl_target=6.0, kl_coef=0.1, kl_horizon=25), "kl_horizon is 25, expected more than"),
         (dict(critic_warmup=200), "critic_warmup is 200, expected less than steps=200"),
         (dict(aggregate="mean"), "aggregate is 'mean', expected '"),
+        (dict(clip_low=-1.0), "clip_low is -1.0, expected at least 0"),
+        (dict(clip_high=math.nan), "clip_high is nan, expected at least 0"),
+        (dict(stop="ab"), "stop is 'ab', expected a list of non-empty strings"),
+        (dict(stop=(1,)), r"stop is \(1,\), expected a list of non-empty strings"),
+        (dict(steps=2.0), "steps is 2.0, expected a whole number"),
+        (dict(seed=None), "seed is None, expected a whole number"),
+        (dict(unfinished_reward=math.nan), "unfinished_reward is nan, expected None or a finite"),
+        (dict(unfinished_reward=-math.inf), "unfinished_reward is -inf"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes, message):

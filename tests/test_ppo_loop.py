@@ -13,7 +13,7 @@ from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.ppo import PPO_PRESETS, PPOSettings, ppo_preset, train_ppo
 from reasoning_from_scratch.runs import CHECKPOINT, Run, read_checkpoint
 from reasoning_from_scratch.training import rank, start_processes
-from tests.batches import double_critic, made_batch
+from tests.batches import REFUSED_REWARDS, double_critic, made_batch
 from tests.tensors import refuses
 from tests.toys import Copy, Parity, SayB, double_model, toy_model, toy_tokenizer, weights
 from tests.workers import run_process, run_ranks
@@ -184,6 +184,7 @@ def test_train_ppo_keeps_its_reference_where_the_policy_began(subject):
 def test_train_ppo_refuses_what_it_cannot_work_with(subject, monkeypatch):
     model, train = toy_model(), subject("train_ppo")
     more = (toy_tokenizer(), Copy(), PPOSettings(**SMALL))
+    refuses(train, model, toy_model(1), *more, match="critic is a GPT, expected a ScalarHead")
     refuses(train, model, ScalarHead(model), *more, match="critic shares weights with policy")
     half = ScalarHead(copy.deepcopy(model))
     half.body.blocks[0] = model.blocks[0]
@@ -194,6 +195,17 @@ def test_train_ppo_refuses_what_it_cannot_work_with(subject, monkeypatch):
     refuses(train, model, critic, *more, match="prompts is 4, expected a multiple of 3 processes")
     monkeypatch.setitem(train.__globals__, "world_size", lambda: 4)
     refuses(train, model, critic, *more, match="critic_updates is 2, expected at most 1")
+
+
+@pytest.mark.parametrize("returned, message", REFUSED_REWARDS)
+def test_train_ppo_refuses_what_no_reward_function_returns(subject, returned, message):
+    settings, before = PPOSettings(steps=1, prompts=2, group_size=2, max_new_tokens=2), toy_model()
+    model, critic = toy_model(), ScalarHead(toy_model())
+    refuses(
+        subject("train_ppo"), model, critic, toy_tokenizer(), Copy(), settings, match=message,
+        reward=lambda owners, rollout: returned,
+    )  # fmt: skip
+    assert torch.equal(weights(model), weights(before))
 
 
 # It learns.

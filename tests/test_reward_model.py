@@ -305,6 +305,11 @@ def test_train_reward_model_refuses(subject, tokenizer):
         train, judge(), tokenizer, PAIRS, RewardModelSettings(), evaluate=lambda model: {},
         match="evaluate is given, but evaluate_every is 0: it would never be called",
     )  # fmt: skip
+    few = RewardModelSettings(steps=1)
+    refuses(
+        train, toy_model(), tokenizer, PAIRS, few, match="model is a GPT, expected a ScalarHead"
+    )
+    refuses(RewardModelSettings, steps=2.0, match="steps is 2.0, expected a whole number")
     refuses(RewardModelSettings, steps=0, match="steps is 0, expected at least 1")
     refuses(RewardModelSettings, centring=-0.1, match="centring is -0.1, expected at least 0")
 
@@ -416,6 +421,7 @@ def test_score_refuses(subject, tokenizer):
     refuses(score, judge(), tokenizer, "1", "2", match="prompts is '1', expected a list of texts")
     small = judge(max_positions=4)
     refuses(score, small, tokenizer, ["123="], [""], match="a prompt has 4 tokens, expected at mos")
+    refuses(score, toy_model(), tokenizer, ["1"], ["1"], match="model is a GPT, expected a Scal")
     refuses(score, judge(vocab_size=9), tokenizer, ["1"], ["1"], match="tokenizer has 18 tokens")
 
 
@@ -448,6 +454,32 @@ def test_normalise_scores_refuses(subject, tokenizer):
         subject("normalise_scores"), ScalarHead(toy_model()), tokenizer, ["1=", "2="], ["1", "2"],
         match="all 2 completions have reward 0: nothing to scale",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-6, 1e-5])
+@pytest.mark.parametrize("bias", [0.0, 3.0, -3.0])  # with -3 the reward itself is 0
+def test_normalise_scores_refuses_what_differs_by_rounding(subject, tokenizer, gap, bias):
+    model = adding({"a": 3.0, "b": 3.0 + gap}, bias=bias)
+    before = copy.deepcopy(model.state_dict())
+    refuses(
+        subject("normalise_scores"), model, tokenizer, ["="] * 4, ["a", "b", "a", "a"],
+        match="all 4 completions have reward .*: nothing to scale",
+    )  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_normalise_scores_keeps_what_differs_by_more_than_rounding(subject, tokenizer):
+    model = adding({"a": 3.0, "b": 3.01}, bias=1.0)
+    subject("normalise_scores")(model, tokenizer, ["=", "="], ["a", "b"])
+    found = subject("score")(model, tokenizer, ["=", "="], ["a", "b"])
+    assert_close(found, torch.tensor([-1.0, 1.0]), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_normalise_scores_refuses_equal_texts_of_different_batches(subject, tokenizer, seed):
+    model = judge(seed)  # 455 rows fill the first micro-batch, the others a smaller one
+    with pytest.raises(ValueError, match="nothing to scale"):
+        subject("normalise_scores")(model, tokenizer, ["12="] * 700, ["34567"] * 700)
 
 
 # proxy_reward

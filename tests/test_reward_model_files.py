@@ -105,6 +105,12 @@ def test_what_is_missing_is_said(subject, save, load, saved, tmp_path):
         load(tmp_path / "policy")
 
 
+def test_a_language_model_is_no_reward_model_to_save(save, tmp_path):
+    with pytest.raises(ValueError, match="model is a GPT, expected a ScalarHead"):
+        save(toy_model(), toy_tokenizer(), tmp_path / "judge")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_head_that_is_damaged_or_of_another_body_is_refused(subject, save, load, saved):
     head = saved / "score_head.safetensors"
     tensors = load_file(head)

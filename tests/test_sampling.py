@@ -321,6 +321,7 @@ def test_progress_tells_tokens_and_open_completions(tokenizer):
         (["1"], dict(top_p=0.0), r"top_p is 0.0, expected a number in \(0, 1\]"),
         (["1"], dict(top_p=1.1), "top_p is 1.1"),
         (["1"], dict(stop="end"), "stop is 'end', expected a list of non-empty strings"),
+        (["1"], dict(stop=[1]), r"stop is \[1\], expected a list of non-empty strings"),
         (["1"], dict(stop=["a", ""]), r"stop is \['a', ''\]"),
         (
             ["1", "123"],
@@ -332,6 +333,11 @@ def test_progress_tells_tokens_and_open_completions(tokenizer):
 def test_what_cannot_be_sampled_is_refused(model, tokenizer, prompts, options, message):
     with pytest.raises(ValueError, match=message):
         draw(model, tokenizer, prompts, **options)
+
+
+def test_a_seed_is_no_generator(model, tokenizer):
+    with pytest.raises(ValueError, match="generator is 0, expected a torch.Generator or None"):
+        sample(model, tokenizer, ["1"], max_new_tokens=1, generator=0)
 
 
 def test_a_completion_may_fill_all_positions(model, tokenizer):

@@ -54,6 +54,7 @@ def test_examples_that_are_none_are_refused(subject, tokenizer):
 
 
 def test_what_cannot_be_trained_on_is_refused(tokenizer):
+    refuses(SFTSettings, steps=2.0, match="steps is 2.0, expected a whole number")
     refuses(SFTSettings, train_on="prompt", match="train_on is 'prompt', expected 'all' or")
     with pytest.raises(ValueError):  # one token has nothing before it to be predicted from
         train_sft(toy_model(), tokenizer, [("", "")], SFTSettings(steps=1, batch=1))

@@ -4,9 +4,13 @@ What takes `PATIENCE` asks sympy's process: a busy machine changes no verdict. t
 nothing.
 """
 
+import time
+from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +61,12 @@ def test_extract_answer_takes_the_last_that_is_closed(subject, text, answer):
 ])  # fmt: skip
 def test_extract_answer_of_nothing_is_none(subject, text):
     assert subject("extract_answer")(text) is None
+
+
+@pytest.mark.parametrize("other", [None, 5, b"<answer>5</answer>", ["<answer>5</answer>"]])
+def test_extract_answer_of_what_is_no_text_is_none(subject, other):
+    assert subject("extract_answer")(other) is None
+    assert subject("extract_answer")("so 6 · 7 = 42\n#### 42") is None
 
 
 @given(text=st.text(), answer=st.text(alphabet="0123456789+-/ x", min_size=1))
@@ -191,6 +201,46 @@ def test_math_equal_takes_numbers_for_their_text(subject):
     equal = subject("math_equal")
     assert equal("42", 42) and equal(0.5, "1/2") and not equal("42", 41)
     assert not equal(None, None) and not equal("None", None)
+    assert equal(1e-5, "0.00001") and equal(1e16, 10**16) and equal(1 + 2j, "1+2i")
+
+
+@pytest.mark.parametrize("value, text", [
+    (np.int64(5), "5"), (np.float32(0.1), "1/10"), (np.array(0.5), "1/2"), (Fraction(1, 2), "0.5"),
+    (Decimal("1E+3"), "1000"), (torch.tensor(-7), "-7"), (torch.tensor(0.1), "0.1"),
+    (torch.tensor(0.1234), "0.1234"),
+    (torch.tensor(0.1, dtype=torch.bfloat16), "0.1"), (torch.tensor(2e20), "2e20"),
+    (torch.tensor(1 / 3, dtype=torch.float64), repr(1 / 3)),
+], ids=repr)  # fmt: skip
+def test_math_equal_reads_numbers_of_other_libraries(subject, value, text):
+    equal = subject("math_equal")
+    assert equal(value, text, timeout=0) and equal(text, value, timeout=0)
+    assert not equal(value, "6", timeout=0)
+
+
+@pytest.mark.parametrize("left, right, same", [
+    ("1e3", "1000", True), ("1.5E-3", "0.0015", True), ("6.0e0", "6", True), (".5e+1", "5", True),
+    ("1,000e3", "10^6", True), ("-2e-3", "-1/500", True), ("5e2 cm", "500", True),
+    ("(1e3, 2)", "(1000, 2)", True), ("1e-5", "-5+e", False), ("1e3", "e^3", False),
+    ("2e", "e*2", True), ("2e^3", "2*e^3", True), ("2 e - 3", "-3+2*e", True),
+    ("e-5", "-5+e", True), (r"\frac12e", "e/2", True), (r"\frac12e3", "500", False),
+    (r"\sqrt2e-3", r"\sqrt{0.002}", False), ("1e3.5", "1000.5", False),
+])  # fmt: skip
+def test_math_equal_of_scientific_notation(subject, left, right, same):
+    equal = subject("math_equal")
+    assert equal(left, right, timeout=0) is equal(right, left, timeout=0) is same
+
+
+@pytest.mark.parametrize("huge", ["1e999999999", "1e-999999999", "1e" + "9" * 1500, "1e5000"])
+def test_math_equal_never_works_out_a_huge_exponent(subject, huge):
+    equal, start = subject("math_equal"), time.perf_counter()
+    assert equal(huge, huge) and not equal(huge, "0") and not equal(huge, huge + "9")
+    assert time.perf_counter() - start < 5
+
+
+def test_math_equal_of_a_letter_and_of_a_word(subject):
+    equal = subject("math_equal")
+    assert not equal("C", "c", timeout=0) and equal(r"\text{C}", "c", timeout=0)
+    assert equal("Evelyn", "evelyn", timeout=0)
 
 
 @pytest.mark.parametrize("answers", EQUAL, ids=lambda answers: answers[0])
@@ -349,7 +399,10 @@ def test_math_equal_of_any_text_is_a_bool_and_the_same_both_ways(subject, left, 
     assert equal(left, left, timeout=0) == (clean(left) != "")
 
 
-@pytest.mark.parametrize("arguments", [(None, "5"), ("5", None), (b"5", "5"), ([], [])])
+@pytest.mark.parametrize("arguments", [
+    (None, "5"), ("5", None), (b"5", "5"), ([], []), (b"5" * 3000, b"5" * 3000), ([5], "5"),
+    (torch.tensor([5]), "5"), (np.array([5]), "5"),
+])  # fmt: skip
 def test_math_equal_of_what_is_no_text_is_false(subject, arguments):
     assert subject("math_equal")(*arguments) is False
 

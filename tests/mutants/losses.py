@@ -137,6 +137,7 @@ MUTANTS = {
             "-beta * (chosen_gain - rejected_gain)",
         ),
     },
+    "_counted": {"labels are a mask": ("check_mask(mask,", 'check_shape("mask", mask,')},
     "kl_estimate": {
         "the KL runs the wrong way: log(policy/reference)": (
             "given = _at_least_float32(ref_logprobs) - _at_least_float32(logprobs)",
@@ -321,7 +322,12 @@ MUTANTS = {
             'if aggregate == "token_mean":',
             'if aggregate != "never":',
         ),
-        "padding counts": ("(mask != 0).sum() / total", "mask.numel() / total"),
+        "padding counts": (
+            "counted = (mask != 0).sum()",
+            "counted = torch.tensor(mask.numel())",
+        ),
+        "more tokens than the whole has": ("counted > total:", "counted < 0:"),
+        "as many tokens as the whole are too many": ("counted > total:", "counted >= total:"),
         "is not divided by the whole": ("len(mask) / total_sequences", "float(len(mask))"),
     },
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 MUTANTS = {
     "token_rewards": {
+        "labels are a mask": ("check_mask(mask,", 'check_shape("mask", mask,'),
         "leaving the reference is rewarded": ("-kl_coef * kl", "kl_coef * kl"),
         "the score comes with every token": ("counted & (left == 1)", "counted"),
         "the score comes with the first token": (
@@ -45,6 +46,7 @@ MUTANTS = {
         ),
     },
     "explained_variance": {
+        "labels are a mask": ("check_mask(mask,", 'check_shape("mask", mask,'),
         "one minus is left out": ("1 - missed /", "missed /"),
         "a constant error counts against the critic": (
             "(x - masked_mean(x, counted)).square(), counted)",

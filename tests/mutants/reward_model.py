@@ -128,6 +128,12 @@ MUTANTS = {
         "the bias keeps the old unit": (".sub_(mean).div_(deviation)", ".sub_(mean)"),
         "the deviation of a sample": ("std(correction=0)", "std(correction=1)"),
         "the weight keeps the old unit": ("model.score.weight.div_(deviation)", "pass"),
+        "rounding is taken for a difference": ("> 1e-5 * size", "> 0"),
+        "the size of the sum alone counts": (
+            "rewards.abs().max() + model.score.weight.norm() + model.score.bias.abs().sum()",
+            "rewards.abs().max()",
+        ),
+        "what differs is taken for rounding": ("> 1e-5 * size", "> 1e-2 * size"),
         "multiplied": ("model.score.weight.div_", "model.score.weight.mul_"),
     },
     "proxy_reward": {

@@ -2,6 +2,7 @@
 
 MUTANTS = {
     "save_reward_model": {
+        "any model will do": ('    check_type("model", model, ScalarHead)\n', ""),
         "the bias is not kept": (
             "for name, p in model.score.named_parameters()}",
             'for name, p in model.score.named_parameters() if name == "weight"}',

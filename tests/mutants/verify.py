@@ -17,6 +17,7 @@ MUTANTS = {
             "    if start < 0:",
             '    if start < 0 or "\\\\boxed{" in text:',
         ),
+        "what is no text is searched": ("not isinstance(text, str)", "text is None"),
         "an empty answer is none": ("else answer.strip()", "else answer.strip() or None"),
     },
     "_last_box": {
@@ -57,6 +58,28 @@ MUTANTS = {
         ),
         "raises for what is no text": ("except Exception:", "except ValueError:"),
         "compares text alone": ("if None in trees:", "if True:"),
+    },
+    "_as_text": {
+        "what has numbers but no dimensions is no number": (
+            '"shape", None) == ()',
+            '"shape", 0) == 1',
+        ),
+        "Python's own numbers alone": (
+            "if isinstance(answer, Number):",
+            "if isinstance(answer, int | float):",
+        ),
+        "bytes are text": (
+            "if not isinstance(answer, str):",
+            "if not isinstance(answer, str | bytes):",
+        ),
+    },
+    "_tensor_text": {
+        "float32 with the digits of float64": (
+            " if isinstance(value, float) else ()",
+            " if 0 else ()",
+        ),
+        "three digits are enough": ("range(1, 17)", "range(3, 4)"),
+        "any text is near enough": ("if tensor.new_tensor(float(t)) == tensor", "if t"),
     },
     "_without_name": {
         "any variable is as good": ("len(names) == 1 and others <= names", "len(names) == 1"),
