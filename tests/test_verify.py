@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasoning_from_scratch.verify import extract_answer
 from reasoning_from_scratch.verify_text import clean
 
 PATIENCE = 60.0
@@ -64,9 +65,10 @@ def test_extract_answer_of_nothing_is_none(subject, text):
 
 
 @pytest.mark.parametrize("other", [None, 5, b"<answer>5</answer>", ["<answer>5</answer>"]])
-def test_extract_answer_of_what_is_no_text_is_none(subject, other):
-    assert subject("extract_answer")(other) is None
-    assert subject("extract_answer")("so 6 · 7 = 42\n#### 42") is None
+def test_extract_answer_of_what_is_no_text_is_none(other):
+    # Not of the `subject`: who solves the exercise need only read texts.
+    assert extract_answer(other) is None
+    assert extract_answer("so 6 · 7 = 42\n#### 42") is None
 
 
 @given(text=st.text(), answer=st.text(alphabet="0123456789+-/ x", min_size=1))

@@ -17,7 +17,6 @@ MUTANTS = {
             "    if start < 0:",
             '    if start < 0 or "\\\\boxed{" in text:',
         ),
-        "what is no text is searched": ("not isinstance(text, str)", "text is None"),
         "an empty answer is none": ("else answer.strip()", "else answer.strip() or None"),
     },
     "_last_box": {
