@@ -143,6 +143,9 @@ def growth_figure(found: Mapping[str, Mapping], path: Path) -> Figure:
             axes.set(xscale="log", yscale="log", xlabel=f"{axis} ({UNITS[axis]})")
             axes.set_xticks(sizes, [str(size) for size in sizes])
             axes.minorticks_off()
+        low, high = panels[0].get_ylim()  # shared by all panels
+        ticks = [2.0**power for power in range(-12, 13) if low <= 2.0**power <= high]
+        panels[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         panels[0].set_ylabel("seconds a step")
         panels[0].legend()
         figure.suptitle(
