@@ -63,7 +63,7 @@ def check_choices(settings: object) -> None:
             check_choice(field.name, getattr(settings, field.name), get_args(field.type))
 
 
-def check_whole(settings: object) -> None:
+def check_whole_numbers(settings: object) -> None:
     """Raise a ValueError unless each field of `settings` with the type int holds a whole number."""
     for field in fields(settings):
         value = getattr(settings, field.name)

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch.advantages import Baseline, Scale, group_advantages
-from reasoning_from_scratch.checks import check_choices, check_positive, check_texts, check_whole
+from reasoning_from_scratch.checks import (
+    check_choices,
+    check_positive,
+    check_texts,
+    check_whole_numbers,
+)
 from reasoning_from_scratch.losses import (
     Aggregate,
     Clip,
@@ -89,7 +94,7 @@ class GRPOSettings:
     seed: int = 0  # problems, completions, order of the rows
 
     def __post_init__(self) -> None:
-        check_whole(self)
+        check_whole_numbers(self)
         check_texts("stop", self.stop)
         check_positive(
             self,

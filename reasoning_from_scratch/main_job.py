@@ -344,7 +344,10 @@ def open_model(path: str | None, device: torch.device) -> tuple[GPT, Tokenizer]:
         raise ValueError("model is missing: give --model a folder, a .gguf or smollm2")
     if path == "smollm2":
         path = find_smollm2()
-    elif (Path(path) / "model").is_dir():  # of a run
-        path = Path(path) / "model"
-    policy, tokenizer = load_pretrained(path)
+    policy, tokenizer = load_pretrained(model_folder(path))
     return policy.to(device), tokenizer
+
+
+def model_folder(path: str | Path) -> Path:
+    """Return where a model lies, of which `path` is the folder or that of the run that made it."""
+    return Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)

@@ -32,7 +32,7 @@ from reasoning_from_scratch.checks import (
     check_tensor,
     check_texts,
     check_type,
-    check_whole,
+    check_whole_numbers,
 )
 from reasoning_from_scratch.credit import (
     Credit,
@@ -100,7 +100,7 @@ class PPOSettings:
     overlong: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        check_whole(self)
+        check_whole_numbers(self)
         check_texts("stop", self.stop)
         check_positive(self, "steps", "prompts", "group_size", "max_new_tokens", "temperature")
         check_positive(self, "epochs", "updates", "critic_updates", "lr", "max_grad_norm")

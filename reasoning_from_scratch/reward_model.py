@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_positive, check_type, check_whole
+from reasoning_from_scratch.checks import check_positive, check_type, check_whole_numbers
 from reasoning_from_scratch.losses import bradley_terry_loss
 from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.preferences import Preference
@@ -58,7 +58,7 @@ class RewardModelSettings:
     seed: int = 0  # order of the prompts
 
     def __post_init__(self) -> None:
-        check_whole(self)
+        check_whole_numbers(self)
         check_positive(
             self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"
         )

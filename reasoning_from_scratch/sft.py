@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_choices, check_positive, check_whole
+from reasoning_from_scratch.checks import check_choices, check_positive, check_whole_numbers
 from reasoning_from_scratch.losses import sft_loss
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.runs import Run
@@ -51,7 +51,7 @@ class SFTSettings:
     seed: int = 0  # order of the examples
 
     def __post_init__(self) -> None:
-        check_whole(self)
+        check_whole_numbers(self)
         check_choices(self)
         check_positive(
             self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"

@@ -72,7 +72,7 @@ def stoppable(current: Callable[[], Run | None], command: str) -> Iterator[None]
         say(f"\nstopped; go on with: {python} -m reasoning_from_scratch {command}")
         raise
     except ValueError:
-        if (record := current()) is not None:
+        if (record := current()) is not None and rank() == 0:
             discard_unused(record.folder)
         raise
     finally:

@@ -16,7 +16,7 @@ import tyro
 from reasoning_from_scratch import report as reports
 from reasoning_from_scratch.grpo import PRESETS, GRPOSettings, train_grpo
 from reasoning_from_scratch.grpo import preset as make_preset
-from reasoning_from_scratch.main_job import open_model, pretrain_tiny
+from reasoning_from_scratch.main_job import model_folder, open_model, pretrain_tiny
 from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.ppo import PPO_PRESETS, PPOSettings, ppo_preset, train_ppo
 from reasoning_from_scratch.preferences import Preference, flip_labels, sample_preferences
@@ -211,9 +211,7 @@ def ppo(
     policy, tokenizer = open_model(fixed["model"], device)
     reward, critic = None, ScalarHead(copy.deepcopy(policy)).to(device)
     if fixed["reward_model"] is not None:
-        folder = Path(fixed["reward_model"])
-        folder = folder / "model" if (folder / "model").is_dir() else folder
-        judge, its_tokenizer = load_reward_model(folder)
+        judge, its_tokenizer = load_reward_model(model_folder(fixed["reward_model"]))
         reward = proxy_reward(judge.to(device), its_tokenizer, problems)
         critic = copy.deepcopy(judge)
     record = open_run("ppo", out, resume, settings, fixed)
