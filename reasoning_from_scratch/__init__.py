@@ -21,6 +21,7 @@ _MODULES = {
     ),
     "lengths": (
         "lcpo_exact", "lcpo_max", "kimi_length_reward", "cosine_reward", "overlong_penalty",
+        "length_part",
     ),
     "tasks": ("Problem", "Task", "get_task"),
     "advantages": ("group_advantages", "gae", "whiten"),

@@ -22,7 +22,8 @@ from reasoning_from_scratch.advantages import group_advantages
 from reasoning_from_scratch.grpo import GRPOSettings, PolicyLosses
 from reasoning_from_scratch.model import GPT, GPTConfig
 from reasoning_from_scratch.pretrained import load_pretrained
-from reasoning_from_scratch.rollouts import Batch, ProblemStream, collect, score
+from reasoning_from_scratch.problem_streams import ProblemStream
+from reasoning_from_scratch.rollouts import Batch, collect, score
 from reasoning_from_scratch.sampling import Rollout, sample
 from reasoning_from_scratch.tasks import Problem, Task
 from reasoning_from_scratch.training import learning_rate, make_optimizer, optimiser_step

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reasoning_from_scratch.advantages import whiten
-from reasoning_from_scratch.grpo import Groups
+from reasoning_from_scratch.groups import Groups
 from reasoning_from_scratch.losses import aggregate_share
 from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.rollouts import Batch

@@ -21,6 +21,8 @@ from reasoning_from_scratch.checks import (
     check_texts,
     check_whole_numbers,
 )
+from reasoning_from_scratch.groups import Groups
+from reasoning_from_scratch.lengths import LengthReward
 from reasoning_from_scratch.losses import (
     Aggregate,
     Clip,
@@ -31,17 +33,10 @@ from reasoning_from_scratch.losses import (
     kl_estimate,
     masked_mean,
     policy_loss,
-    token_logprobs,
 )
 from reasoning_from_scratch.model import GPT
-from reasoning_from_scratch.rollouts import (
-    Batch,
-    ProblemStream,
-    RewardFunction,
-    collect,
-    readable,
-    score,
-)
+from reasoning_from_scratch.problem_streams import PrioritisedStream, ProblemStream
+from reasoning_from_scratch.rollouts import Batch, RewardFunction, collect, readable, score
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.tasks import Task
 from reasoning_from_scratch.tokenizer import Tokenizer
@@ -51,7 +46,6 @@ from reasoning_from_scratch.training import (
     make_optimizer,
     micro_batches,
     optimiser_step,
-    precision,
     rank,
     sum_over_processes,
     world_size,
@@ -68,7 +62,8 @@ class GRPOSettings:
     max_new_tokens: int = 64  # the longest completion
     temperature: float = 1.0  # of sampling, and so of every log-probability in the loss
     stop: tuple[str, ...] = ()  # strings that end a completion besides the end token
-    updates: int = 1  # optimiser steps on each rollout, each on its own share of the rows
+    epochs: int = 1  # passes over each rollout
+    updates: int = 1  # optimiser steps in a pass, each on its own share of the groups
     lr: float = 3e-4  # peak learning rate
     warmup: int = 10  # rollouts to the peak
     final_lr: float = 0.1  # share of the peak at the end; linear in between
@@ -87,6 +82,11 @@ class GRPOSettings:
     kl: KLEstimator = "k3"  # its estimator: k1 (no gradient on average), k2, k3
     resample: int = 0  # extra rollouts a step to fill it with mixed groups (DAPO, dynamic sampling)
     overlong: int = 0  # tokens before the limit over which DAPO's length penalty grows; 0: none
+    mask_unfinished: bool = False  # what was cut off teaches nothing (DAPO, overlong filtering)
+    length_reward: LengthReward = "none"  # kimi, cosine, lcpo_exact, lcpo_max: see `length_part`
+    length_coef: float = 0.5  # its weight; of lcpo_exact and lcpo_max, reward lost for a token
+    length_after: int = 0  # steps in which length earns nothing yet (Kimi's warm-up)
+    pool: int = 0  # a fixed set of problems, the least solved drawn most often; 0: always new ones
     micro_tokens: int = 1024  # padded tokens in one forward pass: about what a CPU's cache holds
     checkpoint_every: int = 25  # steps; a killed run goes on from the last one
     record_every: int = 10  # steps between completions kept for reading
@@ -102,6 +102,7 @@ class GRPOSettings:
             "prompts",
             "group_size",
             "max_new_tokens",
+            "epochs",
             "updates",
             "micro_tokens",
             "checkpoint_every",
@@ -110,6 +111,7 @@ class GRPOSettings:
             "max_grad_norm",
         )
         check_positive(self, "resample", "overlong", "evaluate_every", "kl_coef", at_least=0)
+        check_positive(self, "length_coef", "length_after", "pool", at_least=0)
         check_positive(self, "clip_low", "clip_high", at_least=0)
         check_choices(self)
         if self.baseline == "none" and self.scale != "none":
@@ -134,6 +136,11 @@ class GRPOSettings:
                 f"overlong is {self.overlong}, expected less than max_new_tokens="
                 f"{self.max_new_tokens} (the presets dapo and cispo set overlong)"
             )
+        if 0 < self.pool < self.prompts:
+            raise ValueError(
+                f"pool is {self.pool}, expected 0 or at least prompts={self.prompts}: a rollout's "
+                "problems differ"
+            )
 
 
 # Each method as its paper (or, where that is silent, its authors' code) has it.
@@ -154,6 +161,12 @@ PRESETS: dict[str, dict[str, object]] = {
         clip_high=0.28,
         resample=3,
         overlong=16,
+    ),
+    # Hu et al. 2025, the variant with baseline: the group's mean, one deviation for all, k2 in the
+    # loss. Theirs is the deviation of what is left after the mean, and its weight of the KL is not
+    # published: the first is a factor common to all tokens, to which AdamW is blind, 0.001 is ours.
+    "reinforce_pp": dict(
+        baseline="mean", scale="batch_std", aggregate="token_mean", kl_coef=0.001, kl="k2"
     ),
     # Zheng et al. 2025: one ratio a sequence, hence the tiny clip.
     "gspo": dict(
@@ -227,15 +240,16 @@ def train_grpo(
     generator = torch.Generator(device).manual_seed(s.seed * world_size() + rank())
     optimizer = make_optimizer(policy, lr=s.lr, weight_decay=s.weight_decay)
     reference = copy.deepcopy(policy).requires_grad_(False) if s.kl_coef else None
-    problems = ProblemStream(task, s.seed)
+    problems = PrioritisedStream(task, s.seed, s.pool) if s.pool else ProblemStream(task, s.seed)
     state = run.restore(policy, optimizer, generator)
-    problems.position = state.get("problems", [0] * world_size())[rank()]
+    problems.restore(state.get("problems"))
     reward = reward or (lambda owners, rollout: {"correct": score(task, owners, rollout)})
 
     for step in range(state["step"], s.steps):
         clock = time.perf_counter()
         # Sample G completions of each of P prompts from the policy as it is now, and score each.
-        batch, stats = collect(policy, tokenizer, problems, reward, s, generator)
+        batch, stats = collect(policy, tokenizer, problems, reward, s, generator, step=step)
+        batch.drop_unfinished = s.mask_unfinished
         sampled = time.perf_counter()
 
         # Compare each completion with the others of its own prompt.
@@ -243,16 +257,17 @@ def train_grpo(
             batch.rewards.view(-1, s.group_size), baseline=s.baseline, scale=s.scale
         ).flatten()  # [B]
 
-        # A few updates on this rollout; it grows stale with each, and the clip limits that.
+        # Passes over this rollout; it grows stale with each update, and the clip limits that.
         lr = learning_rate(step, lr=s.lr, steps=s.steps, warmup=s.warmup, final=s.final_lr)
-        order = torch.randperm(
-            len(batch.rewards) // s.group_size, generator=generator, device=device
-        )
-        updates = []
-        for groups in order.tensor_split(s.updates):
-            parts = PolicyLosses(policy, reference, batch, groups, s)
-            norm = optimiser_step(policy, optimizer, parts, lr=lr, max_grad_norm=s.max_grad_norm)
-            updates.append(parts.stats() | {"grad_norm": float(norm)})
+        updates, count = [], len(batch.rewards) // s.group_size
+        for _ in range(s.epochs):
+            order = torch.randperm(count, generator=generator, device=device)
+            for groups in order.tensor_split(s.updates):
+                parts = PolicyLosses(policy, reference, batch, groups, s)
+                norm = optimiser_step(
+                    policy, optimizer, parts, lr=lr, max_grad_norm=s.max_grad_norm
+                )
+                updates.append(parts.stats() | {"grad_norm": float(norm)})
 
         stats |= average(updates, [1.0] * len(updates)) | {"lr": lr}
         stats["sample_seconds"] = sampled - clock
@@ -261,7 +276,7 @@ def train_grpo(
             run.record(readable(step, batch, tokenizer, s.group_size, groups=4))
         if evaluate is not None and (step + 1) % s.evaluate_every == 0:
             stats["eval"] = evaluate(policy)
-        run.end_step(step, stats, s, policy, optimizer, generator, problems=problems.positions())
+        run.end_step(step, stats, s, policy, optimizer, generator, problems=problems.state())
     return run
 
 
@@ -291,6 +306,7 @@ class PolicyLosses:
         sequences, counted = sum_over_processes(groups.advantages.numel(), float(groups.mask.sum()))
         how = {"aggregate": s.aggregate, "max_tokens": s.max_new_tokens}
         live = (groups.advantages != 0).any(1) | bool(s.kl_coef)
+        live &= (groups.mask != 0).any(2).any(1)  # all of it cut off, and masked
         rows = live.nonzero().squeeze(1)
         for part in micro_batches(groups.sizes()[rows], max_tokens=s.micro_tokens):
             part = groups.select(rows[part])
@@ -331,70 +347,3 @@ class PolicyLosses:
             means["ratio_max"] = max(float(stats["ratio_max"]) for stats in self.found)
         (loss,) = sum_over_processes(self.loss)
         return {"loss": loss, **means}
-
-
-@dataclass
-class Groups:
-    """Completions cut out of a rollout: column j is about the completion's token j.
-
-    U units of g completions with one prompt; Tp and Tc are the longest prompt and completion.
-    """
-
-    prompts: Tensor  # [U,Tp], each without its last token
-    lengths: Tensor  # [U] tokens in them
-    inputs: Tensor  # [U,g,Tc] the prompt's last token, then the completion but for its last
-    targets: Tensor  # [U,g,Tc] the completion
-    old_logprobs: Tensor  # [U,g,Tc]
-    mask: Tensor  # [U,g,Tc]
-    advantages: Tensor  # [U,g]
-
-    @classmethod
-    def cut(cls, batch: Batch, groups: Tensor, group_size: int, max_tokens: int) -> "Groups":
-        """Cut the given groups [N] out of a batch.
-
-        A group whose completions exceed `max_tokens` is cut into equal units, each with the prompt.
-        """
-        r = batch.rollout
-        rows = groups[:, None] * group_size + torch.arange(group_size, device=groups.device)
-        rows = rows.flatten()
-        lengths, time = r.prompt_lengths[rows] - 1, int(r.lengths[rows].max())
-        divisors = [g for g in range(group_size, 0, -1) if group_size % g == 0]
-        unit = next((g for g in divisors if g * time <= max_tokens), 1)
-
-        # Logits at t speak of token t+1. This is the one place that shifts.
-        before = lengths[:, None] + torch.arange(time, device=rows.device)  # [b,Tc]
-        last = r.tokens.shape[1] - 1
-
-        def pick(x: Tensor, column: Tensor) -> Tensor:
-            return x[rows].gather(1, column.clamp(max=last)).unflatten(0, (-1, unit))
-
-        inside = (before < last).unflatten(0, (-1, unit))
-        return cls(
-            prompts=r.tokens[rows[::unit], : max(int(lengths.max()), 1)],
-            lengths=lengths[::unit],
-            inputs=pick(r.tokens, before),
-            targets=pick(r.tokens, before + 1),
-            old_logprobs=pick(r.logprobs, before + 1),
-            mask=pick(r.mask, before + 1) * inside,
-            advantages=batch.advantages[rows].unflatten(0, (-1, unit)),
-        )
-
-    def sizes(self) -> Tensor:
-        """Return each unit's tokens when it is padded to its own longest completion: [U]."""
-        return self.lengths + self.mask.shape[1] * self.mask.sum(2).amax(1).long()
-
-    def select(self, units: Tensor) -> "Groups":
-        """Return the given units, without the columns that none of them needs."""
-        prompt = max(int(self.lengths[units].max()), 1)
-        time = int(self.mask[units].sum(2).max())
-        cut = {name: getattr(self, name)[units] for name in ("lengths", "advantages")}
-        for name in ("inputs", "targets", "old_logprobs", "mask"):
-            cut[name] = getattr(self, name)[units, :, :time]
-        return Groups(prompts=self.prompts[units, :prompt], **cut)
-
-    def logprobs(self, model: GPT, temperature: float) -> Tensor:
-        """Return log π of the completions at the temperature they were sampled with: [U·g,Tc]."""
-        with precision(self.inputs.device):
-            logits = model.head(model.hidden_after(self.prompts, self.lengths, self.inputs))
-        logits = logits.float() / temperature
-        return token_logprobs(logits, self.targets).flatten(0, 1)

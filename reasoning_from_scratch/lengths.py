@@ -8,7 +8,9 @@ to it.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
+
+LengthReward = Literal["none", "kimi", "cosine", "lcpo_exact", "lcpo_max"]
 
 if TYPE_CHECKING:  # works on tensors, without loading PyTorch for those who have lists
     from torch import Tensor
@@ -168,6 +170,56 @@ def overlong_penalty(length: int, *, max_length: int, cache_length: int) -> floa
     if length <= allowed:
         return 0.0
     return float(max(allowed - length, -cache_length) / cache_length) if cache_length else -1.0
+
+
+def length_part(
+    kind: LengthReward,
+    correct: Sequence[float],
+    lengths: Sequence[int],
+    *,
+    coef: float,
+    max_length: int,
+    target: int | None = None,
+) -> list[float]:
+    """Return what length adds to the rewards of one prompt's completions, beside being right.
+
+    Args:
+        kind:       kimi: coef · `kimi_length_reward`; cosine: `cosine_reward` with a right answer's
+                    worth falling from 1 to 1 - coef, a wrong one's rising from -coef to 0;
+                    lcpo_exact, lcpo_max: the functions of that name, coef being their alpha;
+                    none: nothing.
+        correct:    [G] 1 where right, else 0.
+        lengths:    [G] tokens.
+        coef:       ≥ 0.
+        max_length: tokens at which a completion is cut off.
+        target:     tokens that the prompt asks for; wanted by lcpo_exact and lcpo_max.
+
+    Returns:
+        [G], to be added to `correct`.
+
+    Raises:
+        ValueError: no such kind, no target where one is wanted, or what the functions refuse.
+    """
+    if kind not in get_args(LengthReward):
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(get_args(LengthReward))}")
+    if not coef >= 0:
+        raise ValueError(f"coef is {coef}, expected a number of at least 0")
+    if kind == "kimi":
+        return [coef * reward for reward in kimi_length_reward(list(lengths), list(correct))]
+    if kind in ("lcpo_exact", "lcpo_max") and target is None:
+        raise ValueError(f"target is None, but {kind} compares with what the prompt asks for")
+    parts = []
+    for right, length in zip(correct, lengths, strict=True):
+        if kind == "cosine":
+            how = {"right_short": 1.0, "right_long": 1.0 - coef, "wrong_short": -coef}
+            parts.append(cosine_reward(right, length, max_length, **how) - right)
+        elif kind == "lcpo_exact":
+            parts.append(lcpo_exact(right, length, target, alpha=coef) - right)
+        elif kind == "lcpo_max":
+            parts.append(lcpo_max(right, length, target, alpha=coef) - right)
+        else:
+            parts.append(0.0)
+    return parts
 
 
 def _check(correct: float, **amounts: float) -> None:

@@ -51,7 +51,8 @@ from reasoning_from_scratch.losses import (
     value_loss,
 )
 from reasoning_from_scratch.model import GPT, ScalarHead
-from reasoning_from_scratch.rollouts import ProblemStream, RewardFunction, collect, readable, score
+from reasoning_from_scratch.problem_streams import ProblemStream
+from reasoning_from_scratch.rollouts import RewardFunction, collect, readable, score
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.tasks import Task
 from reasoning_from_scratch.tokenizer import Tokenizer
@@ -95,9 +96,12 @@ class PPOSettings:
     evaluate_every: int = 0  # steps between calls of `evaluate`; 0: never
     seed: int = 0  # problems, completions, order of the rows
 
-    # `collect` reads them; PPO neither replaces groups nor punishes length.
+    # `collect` reads them; PPO neither replaces groups nor pays for length.
     resample: ClassVar[int] = 0
     overlong: ClassVar[int] = 0
+    length_reward: ClassVar[str] = "none"
+    length_coef: ClassVar[float] = 0.0
+    length_after: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         check_whole_numbers(self)
@@ -197,7 +201,7 @@ def train_ppo(
     reference = copy.deepcopy(policy).requires_grad_(False) if s.kl_coef else None
     problems = ProblemStream(task, s.seed)
     state = run.restore(both, optimizer, generator)
-    problems.position = state.get("problems", [0] * world_size())[rank()]
+    problems.restore(state.get("problems"))
     kl_coef = state.get("kl_coef", s.kl_coef)
     reward = reward or (lambda owners, rollout: {"correct": score(task, owners, rollout)})
 
@@ -252,7 +256,7 @@ def train_ppo(
             run.record(readable(step, batch, tokenizer, s.group_size, groups=4))
         if evaluate is not None and (step + 1) % s.evaluate_every == 0:
             stats["eval"] = evaluate(policy)
-        kept = {"problems": problems.positions(), "kl_coef": kl_coef}
+        kept = {"problems": problems.state(), "kl_coef": kl_coef}
         run.end_step(step, stats, s, both, optimizer, generator, **kept)
     return run
 

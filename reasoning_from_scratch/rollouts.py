@@ -11,18 +11,13 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch.checks import check_shape
-from reasoning_from_scratch.lengths import overlong_penalty
+from reasoning_from_scratch.lengths import LengthReward, length_part, overlong_penalty
 from reasoning_from_scratch.model import GPT
+from reasoning_from_scratch.problem_streams import ProblemStream
 from reasoning_from_scratch.sampling import Rollout, sample
 from reasoning_from_scratch.tasks import Problem, Task
 from reasoning_from_scratch.tokenizer import Tokenizer
-from reasoning_from_scratch.training import (
-    gather_over_processes,
-    precision,
-    rank,
-    sum_over_processes,
-    world_size,
-)
+from reasoning_from_scratch.training import precision, sum_over_processes, world_size
 
 # A reward function sees each completion's problem and the whole rollout, so that it can compare
 # lengths within a group; it returns named parts, one number a completion, that are added up.
@@ -39,6 +34,9 @@ class SamplingSettings(Protocol):
     stop: tuple[str, ...]
     resample: int
     overlong: int
+    length_reward: LengthReward
+    length_coef: float
+    length_after: int
 
 
 @dataclass
@@ -50,32 +48,13 @@ class Batch:
     parts: dict[str, Tensor]  # named parts of the reward, each [B]
     rewards: Tensor  # their sum [B]
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))  # [B]
+    drop_unfinished: bool = False  # whether what was cut off is left out of the loss
 
-
-class ProblemStream:
-    """The task's training problems one after another; of several processes each has its own share.
-
-    A resumed run sets `position`, which counts this process's own.
-    """
-
-    def __init__(self, task: Task, seed: int) -> None:
-        self.task, self.seed = task, seed
-        self.position = 0
-        self.known: list[Problem] = []
-
-    def take(self, count: int) -> list[Problem]:
-        """Return the next `count` problems of this process."""
-        end = (self.position + count) * world_size()
-        if end > len(self.known):
-            size = max(end, 2 * len(self.known))  # item i does not depend on how many are drawn
-            self.known = self.task.generate(size, seed=self.seed, split="train")
-        mine = self.known[rank() :: world_size()][self.position : self.position + count]
-        self.position += count
-        return mine
-
-    def positions(self) -> list[int]:
-        """Return the position of each process."""
-        return gather_over_processes(torch.tensor(self.position)).tolist()
+    @property
+    def mask(self) -> Tensor:
+        """1 on the tokens to learn from [B,T]."""
+        r = self.rollout
+        return r.mask * r.finished[:, None] if self.drop_unfinished else r.mask
 
 
 def collect(
@@ -85,6 +64,8 @@ def collect(
     reward: RewardFunction,
     s: SamplingSettings,
     generator: torch.Generator,
+    *,
+    step: int = 0,
 ) -> tuple[Batch, dict[str, float]]:
     """Sample and score `s.prompts` groups; return them and the numbers of *all* that was sampled.
 
@@ -92,21 +73,58 @@ def collect(
     further rollouts, as far as those are found: a batch that teaches in every row (DAPO, section
     3.2). Mixed is told by "correct", not by the reward, which a length penalty spreads as well.
     """
-    wanted = s.prompts // world_size()
-    kept, spare, sampled, missing = [], [], [], wanted
-    for _ in range(1 + s.resample):
-        taken = problems.take(missing)
-        batch = rollout_and_score(policy, tokenizer, taken, reward, s, generator)
+    sampled = []
+
+    def draw(count: int) -> Tensor:
+        taken = problems.take(count)
+        batch = rollout_and_score(policy, tokenizer, taken, reward, s, generator, step=step)
         sampled.append(batch)
-        mixed = spread(batch.parts["correct"].view(-1, s.group_size)) > 0
-        for group, is_mixed in enumerate(mixed.tolist()):
-            (kept if is_mixed or not s.resample else spare).append((len(sampled) - 1, group))
-        missing = wanted - len(kept)
-        if missing <= 0:
-            break
-    chosen = (kept + spare)[:wanted]
+        correct = batch.parts["correct"].view(-1, s.group_size)
+        problems.learn(taken, correct.mean(1))
+        return correct
+
+    chosen = fill_with_mixed(draw, s.prompts // world_size(), rounds=1 + s.resample)
     batch = sampled[0] if len(sampled) == 1 else join(sampled, chosen, s.group_size, tokenizer)
     return batch, describe(sampled, s.group_size)
+
+
+def fill_with_mixed(
+    draw: Callable[[int], Tensor], wanted: int, *, rounds: int
+) -> list[tuple[int, int]]:
+    """Draw groups until enough of them are mixed: neither all right nor all wrong.
+
+    Args:
+        draw:   called with a number of groups p, samples so many and returns what each completion
+                is worth, [p,G]. Each round asks for as many as are still missing.
+        wanted: how many groups the batch has.
+        rounds: ≥ 1, how often `draw` is called at most.
+
+    Returns:
+        `wanted` pairs (round, group of that round): the mixed ones as they came, then, if those are
+        too few, the first of the others.
+
+    Raises:
+        ValueError: wanted or rounds below 1, or `draw` returned another number of groups.
+
+    Source: Yu et al. 2025 (DAPO), section 3.2, eq. 11; rounds are limited, as in its code.
+    """
+    for name, count in (("wanted", wanted), ("rounds", rounds)):
+        if count < 1:
+            raise ValueError(f"{name} is {count}, expected at least 1")
+    mixed, others = [], []
+    for at in range(rounds):
+        missing = wanted - len(mixed)
+        scores = draw(missing)
+        if scores.dim() != 2 or len(scores) != missing:
+            raise ValueError(
+                f"draw returned shape {list(scores.shape)}, expected [{missing},G]: one row for "
+                "each group it was asked for"
+            )
+        for group, width in enumerate(spread(scores).tolist()):
+            (mixed if width > 0 else others).append((at, group))
+        if len(mixed) == wanted:
+            break
+    return (mixed + others)[:wanted]
 
 
 def rollout_and_score(
@@ -116,6 +134,8 @@ def rollout_and_score(
     reward: RewardFunction,
     s: SamplingSettings,
     generator: torch.Generator,
+    *,
+    step: int = 0,
 ) -> Batch:
     """Sample a group for each problem and score every completion."""
     with precision(generator.device):
@@ -156,7 +176,24 @@ def rollout_and_score(
         check_shape(part, scored[name], (len(owners),), "one for each completion")
         if not (finite := scored[name].isfinite()).all():
             raise ValueError(f"{part} holds {scored[name][~finite][0].item()}, expected finite")
+    if s.length_reward != "none" and step >= s.length_after:
+        scored["length"] = by_length(scored["correct"], rollout, owners, s)
     return Batch(rollout, owners, scored, sum(scored.values()))
+
+
+def by_length(
+    correct: Tensor, rollout: Rollout, owners: Sequence[Problem], s: SamplingSettings
+) -> Tensor:
+    """Return what each completion's length adds to its reward: [B]."""
+    targets = [problem.meta.get("target") for problem in owners]
+    parts, lengths, G = [], rollout.lengths.tolist(), s.group_size
+    for at in range(0, len(owners), G):
+        group = slice(at, at + G)
+        parts += length_part(
+            s.length_reward, correct[group].tolist(), lengths[group], coef=s.length_coef,
+            max_length=s.max_new_tokens, target=targets[at],
+        )  # fmt: skip
+    return correct.new_tensor(parts)
 
 
 def score(task: Task, owners: Sequence[Problem], rollout: Rollout) -> list[float]:

@@ -7,7 +7,8 @@ import torch
 
 from reasoning_from_scratch import grpo, rollouts
 from reasoning_from_scratch.grpo import PRESETS, GRPOSettings, preset, train_grpo
-from reasoning_from_scratch.rollouts import ProblemStream, collect, score
+from reasoning_from_scratch.problem_streams import ProblemStream
+from reasoning_from_scratch.rollouts import collect, score
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.sampling import sample
 from tests.batches import REFUSED_REWARDS
@@ -44,6 +45,8 @@ PUBLISHED = {
     "grpo": ("mean", "group_std", "token", "ppo", 0.2, 0.2, "sequence_mean", 0.04),
     "dr_grpo": ("mean", "none", "token", "ppo", 0.2, 0.2, "constant", 0.0),
     "dapo": ("mean", "group_std", "token", "ppo", 0.2, 0.28, "token_mean", 0.0),
+    # Its weight of the KL is not published.
+    "reinforce_pp": ("mean", "batch_std", "token", "ppo", 0.2, 0.2, "token_mean", None),
     "gspo": ("mean", "group_std", "sequence", "ppo", 3e-4, 4e-4, "sequence_mean", 0.0),
     # No bound below (a ratio is never under 0); the one above is not published.
     "cispo": ("mean", "group_std", "token", "cispo", 1.0, None, "token_mean", 0.0),
@@ -60,7 +63,7 @@ def test_presets_are_the_published_settings(name):
         assert wanted is None or value == wanted
     # Only DAPO, and CISPO after it, replace dead groups and punish what is overlong.
     assert (s.resample > 0) == (s.overlong > 0) == (name in ("dapo", "cispo"))
-    assert s.kl == "k3" and s.temperature == 1.0
+    assert s.kl == ("k2" if name == "reinforce_pp" else "k3") and s.temperature == 1.0
 
 
 def test_there_are_no_other_presets_and_settings_can_be_changed():
@@ -76,6 +79,9 @@ def test_there_are_no_other_presets_and_settings_can_be_changed():
         (dict(steps=0), "steps is 0, expected at least 1"),
         (dict(prompts=0), "prompts is 0, expected at least 1"),
         (dict(updates=0), "updates is 0, expected at least 1"),
+        (dict(epochs=0), "epochs is 0, expected at least 1"),
+        (dict(pool=15), "pool is 15, expected 0 or at least prompts=16"),
+        (dict(length_coef=-1.0), "length_coef is -1.0, expected at least 0"),
         (dict(updates=5, prompts=4), "updates is 5, expected at most prompts=4"),
         (dict(checkpoint_every=0), "checkpoint_every is 0, expected at least 1"),
         (dict(temperature=0.0), "temperature is 0.0: training samples, use above 0"),
@@ -93,7 +99,9 @@ def test_settings_that_mean_nothing_are_refused(changes, message):
     refuses(GRPOSettings, **changes, match=message)
 
 
-@pytest.mark.parametrize("choice", ["baseline", "scale", "ratio", "clip", "aggregate", "kl"])
+@pytest.mark.parametrize(
+    "choice", ["baseline", "scale", "ratio", "clip", "aggregate", "kl", "length_reward"]
+)
 def test_an_unknown_choice_is_refused_before_anything_is_sampled(choice):
     refuses(GRPOSettings, **{choice: "other"}, match=f"{choice} is 'other', expected '")
 
@@ -164,8 +172,19 @@ def test_an_update_whose_groups_all_agree_does_not_stop_the_run():
 def test_as_many_updates_as_asked_for_are_made(monkeypatch):
     made, step = [], grpo.optimiser_step
     monkeypatch.setattr(grpo, "optimiser_step", lambda *a, **k: made.append(1) or step(*a, **k))
-    train(Parity(), small("dr_grpo", prompts=5, updates=4, steps=1))
-    assert len(made) == 4
+    train(Parity(), small("dr_grpo", prompts=5, updates=4, epochs=3, steps=1))
+    assert len(made) == 12
+
+
+def test_a_second_pass_sees_every_group_again_and_has_moved_on():
+    settings = small("dr_grpo", group_size=16, steps=1, lr=3e-2, warmup=0)
+    once, twice = (
+        train(Low(), small("dr_grpo", **vars(settings) | {"epochs": epochs}), model=toy_model())
+        for epochs in (1, 2)
+    )
+    assert once[1].history[0]["approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert twice[1].history[0]["approx_kl"] > 1e-4  # the mean of 0 and of what has changed since
+    assert (weights(once[0]) - weights(twice[0])).abs().max() > 1e-3
 
 
 def test_the_rate_of_each_step_and_the_evaluations_are_logged():
@@ -296,14 +315,29 @@ def test_what_is_overlong_is_punished_but_does_not_make_a_group_mixed():
     assert len(set(expected)) > 2 and batch.rewards.tolist() == pytest.approx(expected)
 
 
-def test_problems_come_one_after_another_however_many_are_taken():
-    expected = [p.prompt for p in Copy().generate(20, seed=3, split="train")]
-    stream = ProblemStream(Copy(), 3)
-    found = [p.prompt for count in (1, 7, 0, 12) for p in stream.take(count)]
-    assert found == expected
-    resumed = ProblemStream(Copy(), 3)
-    resumed.position = 8
-    assert [p.prompt for p in resumed.take(12)] == expected[8:]
+def test_what_was_cut_off_teaches_nothing_if_so_asked():
+    class Cut(Copy):  # right where the end was not reached: with every advantage on that side
+        def score(self, problem, completion):
+            return float(len(completion) >= 8)
+
+    start, moved = weights(toy_model(scale=8.0)), []
+    for masked in (False, True):
+        settings = small("dr_grpo", group_size=8, steps=1, mask_unfinished=masked)
+        model, run = train(Cut(), settings)
+        moved.append((weights(model) - start).abs().max().item())
+        assert 0 < run.history[0]["finished"] < 1 and run.history[0]["grad_norm"] > 0
+    assert moved[0] != moved[1]
+
+
+def test_length_counts_from_the_step_it_is_to_count_from():
+    settings = small("dr_grpo", steps=3, length_reward="kimi", length_after=2)
+    _, run = train(Parity(), settings)
+    assert ["reward_length" in line for line in run.history] == [False, False, True]
+    line = run.history[2]
+    assert line["reward"] == pytest.approx(line["reward_correct"] + line["reward_length"])
+    message = "target is None, but lcpo_exact compares with what the prompt asks for"
+    with pytest.raises(ValueError, match=message):
+        train(Parity(), small("dr_grpo", length_reward="lcpo_exact"))
 
 
 # The KL term.

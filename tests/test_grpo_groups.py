@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from reasoning_from_scratch import grpo
-from reasoning_from_scratch.grpo import PRESETS, Groups, PolicyLosses, preset
+from reasoning_from_scratch.groups import Groups
+from reasoning_from_scratch.grpo import PRESETS, PolicyLosses, preset
 from reasoning_from_scratch.losses import aggregate_tokens, kl_estimate, policy_loss, token_logprobs
 from reasoning_from_scratch.rollouts import Batch
 from reasoning_from_scratch.sampling import Rollout
@@ -143,7 +144,7 @@ def settings_of(name, micro_tokens=1024):
 def plain_loss(policy, reference, batch, s):
     """All rows in one batch, whole sequences, nothing left out: what a paper's formula says."""
     r = batch.rollout
-    tokens, mask = r.tokens[:, 1:], r.mask[:, 1:]
+    tokens, mask = r.tokens[:, 1:], batch.mask[:, 1:]
     logprobs = token_logprobs(policy(r.tokens[:, :-1]).float() / s.temperature, tokens)
     how = dict(aggregate=s.aggregate, max_tokens=s.max_new_tokens)
     loss, _ = policy_loss(
@@ -153,7 +154,8 @@ def plain_loss(policy, reference, batch, s):
     if s.kl_coef:
         with torch.no_grad():
             other = token_logprobs(reference(r.tokens[:, :-1]).float() / s.temperature, tokens)
-        loss = loss + s.kl_coef * aggregate_tokens(kl_estimate(logprobs, other), mask, **how)
+        kl = kl_estimate(logprobs, other, kind=s.kl)
+        loss = loss + s.kl_coef * aggregate_tokens(kl, mask, **how)
     return loss
 
 
@@ -207,6 +209,24 @@ def test_groups_without_advantage_cost_nothing_but_count(monkeypatch):
     # They count: without them the mean over sequences would be twice as large.
     live = PolicyLosses(policy, None, batch, torch.tensor([0, 2]), s)
     assert sum(live).item() == pytest.approx(2 * loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("micro_tokens", [25, 10_000])
+def test_what_was_cut_off_is_left_out_of_the_loss(name, micro_tokens):
+    policy, reference, batch = example()
+    batch.rollout.finished[:] = torch.tensor([True, False] * 6 + [False] * 4)
+    batch.advantages = torch.linspace(-1, 1, 16)  # the last group's too, though none finished
+    s = settings_of(name, micro_tokens)
+    other = plain_loss(policy, reference, batch, s).item()
+    batch.drop_unfinished = True
+    expected = plain_loss(policy, reference, batch, s)
+    assert abs(expected.item() - other) > 1e-3
+    parts = PolicyLosses(policy, reference if s.kl_coef else None, batch, torch.arange(4), s)
+    torch.testing.assert_close(sum(parts), expected, atol=1e-6, rtol=1e-5)
+    batch.rollout.finished[:] = False  # nothing is left
+    parts = PolicyLosses(policy, reference if s.kl_coef else None, batch, torch.arange(4), s)
+    assert list(parts) == [] and parts.stats() == {"loss": 0.0}
 
 
 def test_with_a_kl_term_every_group_takes_part():

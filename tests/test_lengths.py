@@ -236,3 +236,49 @@ def test_overlong_penalty_refuses(subject):
     )  # fmt: skip
     refuses(penalty, -5, max_length=10, cache_length=1, match="length is -5")
     refuses(penalty, 5, max_length=10, cache_length=-1, match="cache_length is -1")
+
+
+# length_part: what is added to being right
+
+
+@pytest.mark.parametrize("kind, correct, lengths, expected", [
+    ("none", [1, 0], [5, 9], [0.0, 0.0]),
+    ("kimi", [1, 1, 0, 0], [100, 200, 300, 500], [0.2, 0.1, 0.0, -0.2]),  # 0.4 · 0.5, 0.25, 0, -0.5
+    ("cosine", [1, 1, 1], [0, 500, 1000], [0.0, -0.2, -0.4]),     # right: 1 to 0.6
+    ("cosine", [0, 0, 0], [0, 500, 1000], [-0.4, -0.2, 0.0]),     # wrong: -0.4 to 0
+])  # fmt: skip
+def test_length_part_by_hand(subject, kind, correct, lengths, expected):
+    found = subject("length_part")(kind, correct, lengths, coef=0.4, max_length=1000)
+    assert found == pytest.approx(expected)
+
+
+def test_length_part_with_a_target_by_hand(subject):
+    length_part = subject("length_part")
+    how = dict(coef=0.01, max_length=1000, target=50)
+    assert length_part("lcpo_exact", [1, 0], [60, 20], **how) == pytest.approx([-0.1, -0.3])
+    # Right at 60: 0.5 - 0.1 instead of 1. Wrong: nothing to lose.
+    assert length_part("lcpo_max", [1, 0], [60, 20], **how) == pytest.approx([-0.6, 0.0])
+
+
+@given(groups, st.sampled_from(["kimi", "cosine", "lcpo_exact", "lcpo_max"]))
+def test_length_part_and_being_right_are_the_reward_of_that_name(subject, group, kind):
+    sizes, right = [n for n, _ in group], [float(c) for _, c in group]
+    parts = subject("length_part")(kind, right, sizes, coef=0.3, max_length=60, target=20)
+    cosine = dict(right_short=1.0, right_long=0.7, wrong_short=-0.3, wrong_long=0.0)
+    whole = {
+        "kimi": lambda c, n, k: c + 0.3 * k,
+        "cosine": lambda c, n, k: subject("cosine_reward")(c, n, 60, **cosine),
+        "lcpo_exact": lambda c, n, k: subject("lcpo_exact")(c, n, 20, alpha=0.3),
+        "lcpo_max": lambda c, n, k: subject("lcpo_max")(c, n, 20, alpha=0.3),
+    }[kind]
+    compared = subject("kimi_length_reward")(sizes, right)
+    expected = [whole(*row) for row in zip(right, sizes, compared, strict=True)]
+    assert [c + x for c, x in zip(right, parts, strict=True)] == pytest.approx(expected)
+
+
+def test_length_part_refuses(subject):
+    length_part, how = subject("length_part"), dict(coef=0.1, max_length=10)
+    refuses(length_part, "short", [1], [5], **how, match="kind is 'short', expected one of none, k")
+    refuses(length_part, "kimi", [1], [5], coef=-1, max_length=10, match="coef is -1, expected")
+    for kind in ("lcpo_exact", "lcpo_max"):
+        refuses(length_part, kind, [1], [5], **how, match=f"target is None, but {kind} compares")

@@ -25,8 +25,8 @@ LAYERS = [
     ("evaluate", "stats", "reward_quality"),
     ("training", "runs"),
     (
-        "rollouts", "sft", "grpo", "preferences", "reward_model", "reward_model_files", "credit",
-        "ppo",
+        "problem_streams", "rollouts", "groups", "sft", "grpo", "preferences", "reward_model",
+        "reward_model_files", "credit", "ppo",
     ),
     (
         "report_page", "report", "seeds", "main_job", "bench_sides", "bench_tables", "bench",

@@ -6,9 +6,10 @@ import time
 import pytest
 import torch
 
-from reasoning_from_scratch import rollouts
+from reasoning_from_scratch import problem_streams
 from reasoning_from_scratch.grpo import GRPOSettings, PolicyLosses, train_grpo
-from reasoning_from_scratch.rollouts import Batch, ProblemStream
+from reasoning_from_scratch.problem_streams import ProblemStream
+from reasoning_from_scratch.rollouts import Batch
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.sampling import Rollout, sample
 from reasoning_from_scratch.sft import SFTSettings, train_sft
@@ -195,8 +196,8 @@ def test_processes_share_out_the_problems(monkeypatch):
     whole = [p.prompt for p in ProblemStream(Copy(), 0).take(12)]
     shares = []
     for number in range(3):
-        monkeypatch.setattr(rollouts, "world_size", lambda: 3)
-        monkeypatch.setattr(rollouts, "rank", lambda number=number: number)
+        monkeypatch.setattr(problem_streams, "world_size", lambda: 3)
+        monkeypatch.setattr(problem_streams, "rank", lambda number=number: number)
         stream = ProblemStream(Copy(), 0)
         shares.append([p.prompt for count in (1, 2, 1) for p in stream.take(count)])
     assert shares == [whole[0::3], whole[1::3], whole[2::3]]

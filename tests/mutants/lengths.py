@@ -78,4 +78,23 @@ MUTANTS = {
         ),
         "the first token beyond is free": ("length <= allowed", "length <= allowed + 1"),
     },
+    "length_part": {
+        "the reward for being right is counted twice": (
+            "lcpo_exact(right, length, target, alpha=coef) - right",
+            "lcpo_exact(right, length, target, alpha=coef)",
+        ),
+        "the weight is left out": ("[coef * reward for", "[reward for"),
+        "a wrong answer's reward falls with its length": (
+            '"wrong_short": -coef}',
+            '"wrong_short": 0.0, "wrong_long": -coef}',
+        ),
+        "a missing target is 0": (
+            '    if kind in ("lcpo_exact", "lcpo_max") and target is None:\n',
+            "    target = target or 0\n    if False:\n",
+        ),
+        "what is added to a wrong answer may be negative under LCPO-Max": (
+            "lcpo_max(right, length, target, alpha=coef) - right",
+            "lcpo_max(right, length, target, alpha=coef) - 1",
+        ),
+    },
 }
