@@ -1,5 +1,7 @@
 """Every mutant of tests/mutants is refused by the tests of its module.
 
+Those of functions that are exercises are refused, and named, in test_exercises.py.
+
 A module's test files run in this process, once for each mutant, with the mutant's functions in the
 place of the package's: only the tests that take `subject`, those that name the function first, and
 no further than the first failure. So a mutant costs a fraction of a second.
@@ -13,6 +15,7 @@ import pytest
 
 import reasoning_from_scratch
 import tests.mutants
+from reasoning_from_scratch.exercises import EXERCISES
 from tests.mutants import REPLACED_MODULES, mutated_module
 from tests.nested import OPTIONS, files_of, function_of, hasten
 
@@ -25,11 +28,13 @@ MUTANTS = {
     name.replace("__", "."): importlib.import_module(f"tests.mutants.{name}").MUTANTS
     for _, name, _ in pkgutil.iter_modules(tests.mutants.__path__)
 }
+NAMED = {name for names in EXERCISES.values() for name in names}
 CASES = [
     pytest.param(module, function, *change, id=f"{module}.{function}: {sentence}")
     for module, functions in MUTANTS.items()
     for function, changes in functions.items()
     for sentence, change in changes.items()
+    if f"{module}.{function}" not in NAMED
 ]
 
 
