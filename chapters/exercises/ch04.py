@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch import losses
-from reasoning_from_scratch.checks import check_shape
+from reasoning_from_scratch.checks import check_mask, check_shape
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.sft import shuffled
 from reasoning_from_scratch.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = Non
 
     Mirrors `losses.masked_mean`; held by tests/test_losses.py.
     """
-    check_shape("mask", mask, x.shape, "one entry for each of x")
+    check_mask(mask, x.shape, "one entry for each of x")
     x = x if x.dtype == torch.float64 else x.float()  # whole numbers have no mean
     raise NotImplementedError("exercise 4.1, masked_mean")
 
@@ -66,7 +66,7 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     check_shape("targets", targets, logits.shape[:-1], "one target for each row of logits")
     if not targets.numel():
         raise ValueError(f"targets has shape {list(targets.shape)}, expected at least one entry")
-    check_shape("mask", mask, targets.shape, "one entry for each of targets")
+    check_mask(mask, targets.shape, "one entry for each of targets")
     raise NotImplementedError("exercise 4.2, sft_loss")
 
 

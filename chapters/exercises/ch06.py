@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch import losses
-from reasoning_from_scratch.checks import check_choice, check_shape, check_tensor
+from reasoning_from_scratch.checks import check_choice, check_mask, check_shape, check_tensor
 
 
 def gae(
@@ -47,7 +47,7 @@ def gae(
     if rewards.dim() != 2:
         raise ValueError(f"rewards has shape {list(rewards.shape)}, expected [B,T]")
     check_shape("values", values, rewards.shape, "one entry for each of rewards")
-    check_shape("mask", mask, rewards.shape, "one entry for each of rewards")
+    check_mask(mask, rewards.shape, "one entry for each of rewards")
     for name, value in (("gamma", gamma), ("lam", lam)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}, expected 0 to 1")
@@ -74,7 +74,7 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
 
     `losses.masked_mean` may be used. Mirrors `advantages.whiten`; held by tests/test_advantages.py.
     """
-    check_shape("mask", mask, x.shape, "one entry for each of x")
+    check_mask(mask, x.shape, "one entry for each of x")
     x = x if x.dtype == torch.float64 else x.float()  # half precision would round too much
     raise NotImplementedError("exercise 6.2, whiten")
 
@@ -109,7 +109,7 @@ def value_loss(
         raise ValueError(f"values has shape {list(values.shape)}, expected [B,T] with an entry")
     check_shape("old_values", old_values, values.shape, "one entry for each of values")
     check_shape("returns", returns, values.shape, "one entry for each of values")
-    check_shape("mask", mask, values.shape, "one entry for each of values")
+    check_mask(mask, values.shape, "one entry for each of values")
     if not clip >= 0:
         raise ValueError(f"clip is {clip}, expected a number of at least 0")
     raise NotImplementedError("exercise 6.3, value_loss")
@@ -193,7 +193,7 @@ def policy_loss(
     losses._check_policy_inputs(logprobs, old_logprobs, advantages, clip_low, clip_high)
     check_choice("ratio", ratio, ("token", "sequence"))
     check_choice("clip", clip, ("ppo", "cispo", "none"))
-    check_shape("mask", mask, logprobs.shape, "one entry for each of logprobs")
+    check_mask(mask, logprobs.shape, "one entry for each of logprobs")
     counted = mask != 0
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(logprobs)
