@@ -16,7 +16,8 @@ import tyro
 from reasoning_from_scratch import report as reports
 from reasoning_from_scratch.evaluate import measure
 from reasoning_from_scratch.exercises import check as check_exercises
-from reasoning_from_scratch.main_job import RECIPES, MainJob, open_model
+from reasoning_from_scratch.main_job import RECIPES, MainJob, absolute, open_model
+from reasoning_from_scratch.merging import merge_models
 from reasoning_from_scratch.pretrained import save_pretrained
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.sampling import sample as sample_completions
@@ -31,7 +32,9 @@ from reasoning_from_scratch.training_commands import (
     Resume,
     Seed,
     check_resumed_alone,
+    dpo,
     grpo,
+    imitate,
     parse,
     ppo,
     pretrain,
@@ -59,6 +62,8 @@ def run(
     if resume is not None:
         known = Run.resume(resume).settings
         recipe, model, seed, out = known["name"], known["model"], known["seed"], resume
+    else:
+        model = absolute(model)
     recipe = recipe or ("ten_minutes" if model is None else "addition")
     out = out or fresh_folder(recipe)
     job = MainJob(out, recipe, seed=seed, model=model, device=start_processes(), watch=Bar)
@@ -178,6 +183,23 @@ def export(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path]) 
     say(str(out))
 
 
+def merge(
+    models: tyro.conf.Positional[tuple[str, ...]], out: Path, weights: tuple[float, ...] = ()
+) -> None:
+    """Write the average of several models' weights: between a long thinker and a brief one.
+
+    Args:
+        models: two or more, given as --model is elsewhere, fine-tuned from one base.
+        out: the folder to write.
+        weights: of each, adding up to 1; by default all the same.
+    """
+    opened = [open_model(model, torch.device("cpu")) for model in models]
+    policies, tokenizers = [policy for policy, _ in opened], [tokenizer for _, tokenizer in opened]
+    merged = merge_models(policies, weights or None, tokenizers=tokenizers)
+    save_pretrained(merged, tokenizers[0], out)
+    say(str(out))
+
+
 def bench(
     sections: tuple[str, ...] = ("machine", "trl", "memory", "growth", "accuracy"),
     base: Path | None = None,
@@ -210,8 +232,8 @@ def check(
 
 
 COMMANDS = (
-    run, pretrain, sft, reward_model, ppo, grpo, evaluate, sample, chat, report, export, bench,
-    check,
+    run, pretrain, sft, imitate, reward_model, dpo, ppo, grpo, evaluate, sample, chat, report,
+    export, merge, bench, check,
 )  # fmt: skip
 
 

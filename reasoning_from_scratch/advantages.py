@@ -1,7 +1,8 @@
 """From rewards to advantages: how much better a completion, or a token, was than expected.
 
-`group_advantages` compares completions of one prompt with each other, `gae` compares tokens with a
-critic's estimate, `whiten` gives any of them mean 0 and deviation 1. Left out on purpose: rewards,
+`group_advantages` compares completions of one prompt with each other, `process_advantages` their
+steps, `gae` compares tokens with a critic's estimate, `whiten` gives any of them mean 0 and
+deviation 1. Left out on purpose: rewards,
 and the KL that some algorithms subtract from them first.
 
 Shapes: P prompts, G completions of each, B = P·G sequences, T tokens. A mask [B,T] is bool or
@@ -9,6 +10,7 @@ numeric; a token counts where it is not 0 (0.5 as much as 1; negative and NaN ar
 and what stands elsewhere never matters. Half precision and whole numbers are computed in float32.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -73,6 +75,64 @@ def group_advantages(
         divisor = (rewards - rewards[0, 0]).std() + eps
     agree = divisor == 0  # only with eps = 0: nothing to compare, rather than 0 / 0
     return torch.where(agree, 0, advantages / torch.where(agree, 1, divisor))
+
+
+def process_advantages(
+    rewards: Tensor, mask: Tensor, *, group_size: int, eps: float = 1e-4
+) -> Tensor:
+    """Compare the steps of completions with all steps of their group, where each step has a reward.
+
+    GRPO's process supervision: the rewards of all steps of a group get mean 0 and deviation 1, and
+    a token is given credit for its own step and all later ones.
+
+    Args:
+        rewards:    [B,T] the reward of a step, on its last token.
+        mask:       [B,T] not 0 on the last token of each step, prompt and padding left out.
+        group_size: G; rows p·G to p·G + G - 1 are the completions of prompt p, as `sample` returns
+                    them.
+        eps:        ≥ 0, added to the deviation (n - 1) of a group's steps.
+
+    Returns:
+        [B,T] the sum of the scaled rewards of the steps that end at this token or later: 0 after
+        the last step, and throughout a group whose steps agree. A prompt's tokens get a number
+        too: the loss's mask leaves them out. With one step a completion, `group_advantages`.
+
+    Raises:
+        ValueError: shapes differ, B is no multiple of a group_size of at least 2, a reward that
+            counts is not finite, or a negative eps.
+
+    Source: Shao et al. 2024 (GRPO), section 4.1.3.
+    """
+    check_tensor("rewards", rewards)
+    if rewards.dim() != 2:
+        raise ValueError(f"rewards has shape {list(rewards.shape)}, expected [B,T]")
+    check_mask(mask, rewards.shape, "one entry for each of rewards")
+    if group_size < 2 or len(rewards) % group_size:
+        raise ValueError(
+            f"group_size is {group_size}, expected at least 2, and {len(rewards)} rows of rewards "
+            "to be a multiple of it"
+        )
+    if (wrong := (mask != 0) & ~rewards.isfinite()).any():
+        raise ValueError(f"rewards holds {rewards[wrong][0].item()}, expected finite")
+    if not eps >= 0:
+        raise ValueError(f"eps is {eps}, expected a number of at least 0")
+    rewards = _at_least_float32(rewards)
+    rows = torch.arange(len(rewards), device=rewards.device).view(-1, group_size)  # [P,G]
+    counted, paid = mask[rows] != 0, rewards[rows]  # [P,G,T]
+    whole = {"dim": (1, 2), "keepdim": True}  # a group: all tokens of all its completions
+
+    # Measured from the largest, a group that agrees is all zeros before anything can round.
+    centred = paid - torch.where(counted, paid, -math.inf).amax(**whole)
+    steps = counted.sum(**whole)
+    mean = torch.where(counted, centred, 0).sum(**whole) / steps.clamp(min=1)
+    centred = torch.where(counted, centred - mean, 0)
+    deviation = (centred.square().sum(**whole) / (steps - 1).clamp(min=1)).sqrt() + eps
+    agree = deviation == 0  # only with eps = 0: nothing to compare, rather than 0 / 0
+    scaled = torch.where(agree, 0, centred / torch.where(agree, 1, deviation))
+
+    advantages = torch.zeros_like(rewards)
+    advantages[rows] = scaled.flip(2).cumsum(2).flip(2)
+    return advantages
 
 
 @torch.no_grad()

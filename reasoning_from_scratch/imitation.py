@@ -12,12 +12,12 @@ problems that no sample solved; and a choice among right samples by anything els
 import copy
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from reasoning_from_scratch.checks import (
     check_choice,
@@ -40,7 +40,10 @@ _ROWS_AT_ONCE = 256  # completions sampled together; fixed, for the samples depe
 
 @dataclass(frozen=True)
 class ImitationSettings(SFTSettings):
-    """Settings of `imitate`: what is sampled, what is kept, and how each round trains on it."""
+    """Settings of `imitate`: what is sampled, what is kept, and how each round trains on it.
+
+    Fields of `SFTSettings` stand here with defaults for a model that solves some problems already.
+    """
 
     steps: int = 80  # optimiser steps of all rounds together
     batch: int = 32  # examples a step, over all processes
@@ -60,7 +63,7 @@ class ImitationSettings(SFTSettings):
     per_prompt: int = 4  # right samples of a prompt that are kept at most; 0: all
     duplicates: Literal["drop", "keep"] = "drop"  # a text that came up before for its prompt
     all_right: Literal["keep", "drop"] = "keep"  # prompts of which every sample is right
-    start: Literal["last", "original"] = "last"  # weights that each round trains from (STaR: original)
+    start: Literal["last", "original"] = "last"  # weights that a round trains from (STaR: original)
     seed: int = 0  # problems, completions, order of the examples
 
     def __post_init__(self) -> None:
@@ -106,8 +109,9 @@ def select_samples(
                     per_prompt=1; "first" with per_prompt=1 is the control of the same size.
         per_prompt: the most to return, or else prompts that are easy, and so often solved, make up
                     most of what is learned; 0 returns all.
-        duplicates: "drop" returns equal texts once, those with the other wording being what a
-                    second sample is for; "keep" returns all, and then one step on them is a step
+        duplicates: "drop" returns equal texts once: a second sample is wanted for its other
+                    wording. So a rare way to the answer weighs as much as a common one. "keep"
+                    leaves each its weight; with per_prompt=0 the first step on such samples goes
                     along the policy gradient of reward 1 for right and 0 for wrong.
         all_right:  "drop" returns nothing where every sample is right: nothing is left to learn.
 
@@ -120,16 +124,7 @@ def select_samples(
 
     Source: Yuan et al. 2023 (RFT): distinct right ones; Kimi Team 2025 (k1.5), long2short.
     """
-    if isinstance(texts, str):
-        raise ValueError(f"texts is {texts!r:.80}, expected a list of texts")
-    for name, column in (("correct", correct), ("lengths", lengths), ("finished", finished)):
-        if len(column) != len(texts):
-            raise ValueError(f"{name} has {len(column)} entries, expected {len(texts)}: as texts")
-    for score, length in zip(correct, lengths, strict=True):
-        if not 0 <= score <= 1:
-            raise ValueError(f"correct holds {score}, expected 0 to 1")
-        if not length >= 0:
-            raise ValueError(f"lengths holds {length}, expected 0 or above")
+    check_samples(texts, correct, lengths, finished)
     check_choice("keep", keep, ("first", "shortest"))
     check_choice("duplicates", duplicates, ("drop", "keep"))
     check_choice("all_right", all_right, ("keep", "drop"))
@@ -142,8 +137,30 @@ def select_samples(
     if keep == "shortest":
         rows.sort(key=lambda row: lengths[row])
     if duplicates == "drop":  # after the sort: a text may have been sampled in other tokens, too
-        rows = list({texts[row]: row for row in reversed(rows)}.values())[::-1]
+        first: dict[str, int] = {}
+        for row in rows:
+            first.setdefault(texts[row], row)
+        rows = list(first.values())
     return rows[:per_prompt] if per_prompt else rows
+
+
+def check_samples(
+    texts: Sequence[str],
+    correct: Sequence[float],
+    lengths: Sequence[float],
+    finished: Sequence[bool],
+) -> None:
+    """Refuse columns of different length and entries that mean nothing."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts is {texts!r:.80}, expected a list of texts")
+    for name, column in (("correct", correct), ("lengths", lengths), ("finished", finished)):
+        if len(column) != len(texts):
+            raise ValueError(f"{name} has {len(column)} entries, expected {len(texts)}: as texts")
+    for score, length in zip(correct, lengths, strict=True):
+        if not 0 <= score <= 1:
+            raise ValueError(f"correct holds {score}, expected 0 to 1")
+        if not length >= 0:
+            raise ValueError(f"lengths holds {length}, expected 0 or above")
 
 
 def sample_examples(
@@ -262,20 +279,119 @@ def imitate(
     if evaluate is not None and not s.evaluate_every:
         raise ValueError("evaluate is given, but evaluate_every is 0: it would never be called")
     sampler = (student, tokenizer) if teacher is None else teacher
+    device = sampler[0].embedding.weight.device
+    score, watch = score or task.score, watch or (lambda stage, total: lambda line: None)
     original = copy.deepcopy(student.state_dict()) if s.start == "original" else None
     one_round = replace(s, steps=s.steps // s.rounds, rounds=1)
     done = run.restore(student, make_optimizer(student, lr=s.lr))["step"]
 
-    for number in range(done // one_round.steps, s.rounds):
-        before = number * one_round.steps
-        path = run.folder and run.folder / f"examples-{number + 1}.json"
-        if path and (path.exists() or done > before):
-            examples, stats = read_examples(path)
-        else:
-            problems = task.generate(before_and_now(s, number), seed=s.seed, split="train")
-            examples, stats = ...
+    for index in range(done // one_round.steps, s.rounds):
+        # Sample and choose, or read what was chosen before the run was stopped.
+        part = Round(run, s, index, done)
+        known = part.saved_examples()
+        if known is None:
+            # Item i of a task is the same however many are drawn.
+            problems = task.generate((index + 1) * s.prompts, seed=s.seed, split="train")
+            generator = torch.Generator(device).manual_seed(1_000_003 * s.seed + index)
+            clock = time.perf_counter()
+            chosen, numbers = sample_examples(
+                *sampler, problems[index * s.prompts :], score, s, generator=generator,
+                progress=stopping_bar(run, watch("sample", s.prompts * s.group_size)),
+            )  # fmt: skip
+            examples = [example for example in chosen if fits(student, tokenizer, example)]
+            if not examples:
+                raise ValueError(
+                    f"round {index + 1} kept none of {numbers['completions']} completions (mean "
+                    f"score {numbers['correct']:.2g}, {numbers['finished']:.0%} finished): give "
+                    "easier problems, a larger group_size or max_new_tokens, or a teacher"
+                )
+            numbers["too_long"] = len(chosen) - len(examples)
+            numbers["passes"] = one_round.steps * s.batch / len(examples)
+            numbers["sample_seconds"] = time.perf_counter() - clock
+            known = part.save_examples(examples, numbers)
+        examples, part.numbers = known
+
+        # Train on them from where the last round ended, or from where the first one began.
         if original is not None:
             student.load_state_dict(original)
-        part = Round(run, s, number + 1, before, done, stats)
         train_sft(student, tokenizer, examples, one_round, run=part, evaluate=evaluate)
     return run
+
+
+class Round(Run):
+    """A round's part of a run: `train_sft` counts its steps from 0, the run goes on counting."""
+
+    def __init__(self, whole: Run, settings: ImitationSettings, index: int, done: int) -> None:
+        super().__init__(whole.folder)
+        self.whole, self.of_all, self.number = whole, settings, index + 1
+        self.before = index * (settings.steps // settings.rounds)  # steps of the earlier rounds
+        self.begun = done > self.before  # the checkpoint is of this round
+        self.path = whole.folder and whole.folder / f"examples-{self.number}.json"
+        self.numbers: dict[str, float] = {}  # of its sampling, for its first line
+
+    def saved_examples(self) -> tuple[list[Example], dict[str, float]] | None:
+        """Return what `save_examples` left; None if the round was not sampled yet.
+
+        Raises:
+            FileNotFoundError: it was, and the file is gone.
+        """
+        if self.path is None or not (self.path.exists() or self.begun):
+            return None
+        known = json.loads(self.path.read_text(encoding="utf-8"))
+        return [(prompt, completion) for prompt, completion in known["examples"]], known["stats"]
+
+    def save_examples(
+        self, examples: list[Example], numbers: dict[str, float]
+    ) -> tuple[list[Example], dict[str, float]]:
+        """Leave the round's examples in the folder, if the run has one; return them."""
+        if self.path is not None and rank() == 0:
+            known = {"stats": numbers, "examples": examples}
+            write_atomically(self.path, json.dumps(known, indent=1) + "\n")
+        return examples, numbers
+
+    def restore(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator | None = None,
+    ) -> dict:
+        """Load the run's checkpoint if it is of this round; return {"step": of the round}."""
+        if not self.begun:  # the moments of another round are nothing to go on from
+            return {"step": 0}
+        return {"step": self.whole.restore(model, optimizer)["step"] - self.before}
+
+    def end_step(
+        self,
+        step: int,
+        stats: Mapping[str, object],
+        settings: object,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator | None = None,
+        **extra: object,
+    ) -> None:
+        """End the step of the run that this step of the round is."""
+        line = {**stats, "round": self.number, **(self.numbers if step == 0 else {})}
+        self.whole.end_step(self.before + step, line, self.of_all, model, optimizer)
+
+
+def stopping_bar(run: Run, bar: Callable[[dict], None]) -> Callable[[int, int], None]:
+    """Return what `sample_examples` reports to: it moves the bar, and stops a run as asked.
+
+    Raises:
+        KeyboardInterrupt: when called, if `run.stopping` was set and there is more to sample.
+    """
+
+    def report(done: int, total: int) -> None:
+        bar({"step": done - 1})
+        stopping = sum_over_processes(float(run.stopping)) != [0.0]  # one of them is enough
+        if stopping and done < total:
+            raise KeyboardInterrupt(f"stopped after {done} of {total} completions of a round")
+
+    return report
+
+
+def fits(student: GPT, tokenizer: Tokenizer, example: Example) -> bool:
+    """Return whether an example, with the end token, is within the student's positions."""
+    tokens = sum(len(tokenizer.encode(text)) for text in example) + 1
+    return tokens <= student.config.max_positions

@@ -1,8 +1,8 @@
 """The losses of the book, as pure functions of tensors.
 
 Language modelling (`token_logprobs`, `token_entropy`, `sft_loss`), preferences
-(`bradley_terry_loss`, `dpo_loss`), reinforcement learning (`kl_estimate`, `policy_loss`,
-`value_loss`), and how tokens become one number (`masked_mean`, `aggregate_tokens`,
+(`bradley_terry_loss`, `dpo_loss`), reinforcement learning (`kl_estimate`, `probability_ratio`,
+`policy_loss`, `value_loss`), and how tokens become one number (`masked_mean`, `aggregate_tokens`,
 `aggregate_share`). Left out on purpose: models, sampling, and the shift by one token, which
 happens once, in a training loop.
 
@@ -208,6 +208,38 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: KLEstimator = "
     return torch.where(finite, estimate, given.detach().square())
 
 
+def probability_ratio(
+    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, ratio: Ratio = "token"
+) -> Tensor:
+    """Return how much likelier what was sampled has become: π / π_old.
+
+    Args:
+        logprobs:     [B,T] log π(token) of the policy in training. Carries the gradient.
+        old_logprobs: [B,T] the same tokens under the policy that sampled them.
+        mask:         [B,T] not 0 on the tokens that the policy sampled.
+        ratio:        "token" each token's own; "sequence" the geometric mean over the counted
+                      tokens of a sequence, exp(mean log-ratio), for each of them.
+
+    Returns:
+        [B,T], 1 where nothing counts. Above e^20 it goes on along its tangent, so that it does not
+        overflow.
+
+    Raises:
+        ValueError: shapes differ, or an unknown ratio.
+
+    Source: Schulman et al. 2017, section 3 (token); Zheng et al. 2025, eq. 7 (sequence).
+    """
+    check_choice("ratio", ratio, get_args(Ratio))
+    counted = _counted(mask, logprobs, "logprobs")
+    check_shape("old_logprobs", old_logprobs, logprobs.shape, "one entry for each of logprobs")
+    # Masked entries are replaced before they are used: 0 · NaN is NaN, in a gradient too.
+    new = torch.where(counted, _at_least_float32(logprobs), 0)
+    log_ratio = new - torch.where(counted, old_logprobs.detach(), 0)
+    if ratio == "sequence":
+        log_ratio = masked_mean(log_ratio, counted, dim=1)[:, None].expand_as(log_ratio)
+    return torch.where(counted, _bounded_exp(log_ratio), 1)
+
+
 def policy_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -230,8 +262,7 @@ def policy_loss(
         mask:         [B,T] not 0 on the tokens that the policy sampled.
         clip_low:     how far below 1 the ratio may fall, ≥ 0; math.inf for any distance.
         clip_high:    how far above 1 it may rise, ≥ 0.
-        ratio:        "token" π(token)/π_old(token); "sequence" exp(mean counted log-ratio), the
-                      same for every token of a sequence.
+        ratio:        "token" or "sequence", see `probability_ratio`.
         clip:         "ppo" the smaller of ratio·A and clipped ratio·A, whatever the sign of A;
                       "cispo" stop-gradient(clipped ratio)·A·logprob; "none" ratio·A.
         aggregate:    how tokens become one number, see `aggregate_tokens`.
@@ -242,7 +273,6 @@ def policy_loss(
         detached scalars over the counted tokens: "ratio_mean", "ratio_max", "approx_kl" (k3 of
         KL(old policy‖policy), nats), and "clip_low_fraction", "clip_high_fraction": the share on
         which a bound acts, that is (of "ppo") stops the gradient or (of "cispo") cuts the weight.
-        Above e^20 the ratio goes on along its tangent, so that it does not overflow.
 
     Raises:
         ValueError: shapes don't fit, the batch is empty, or an option is out of its range.
@@ -258,13 +288,10 @@ def policy_loss(
         advantages = advantages[:, None].expand_as(logprobs)
     # Masked entries are replaced before they are used: 0 · NaN is NaN, in a gradient too.
     logprobs = torch.where(counted, _at_least_float32(logprobs), 0)
-    old_logprobs = torch.where(counted, old_logprobs.detach(), 0)
-    advantages = torch.where(counted, advantages.detach(), 0)
+    old_logprobs = torch.where(counted, old_logprobs, 0)
+    advantages = advantages.detach()
 
-    log_ratio = logprobs - old_logprobs
-    if ratio == "sequence":
-        log_ratio = masked_mean(log_ratio, counted, dim=1)[:, None].expand_as(logprobs)
-    ratios = _bounded_exp(log_ratio)
+    ratios = probability_ratio(logprobs, old_logprobs, counted, ratio=ratio)
     bounds = (1 - clip_low, 1 + clip_high)
     clipped = ratios.clamp(*bounds)
     if clip == "ppo":

@@ -351,3 +351,11 @@ def open_model(path: str | None, device: torch.device) -> tuple[GPT, Tokenizer]:
 def model_folder(path: str | Path) -> Path:
     """Return where a model lies, of which `path` is the folder or that of the run that made it."""
     return Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
+
+
+def absolute(model: str | None) -> str | None:
+    """Return a path that names the same model from any folder; a resumed run may start elsewhere.
+
+    What is no path, "smollm2" for one, stays as it is.
+    """
+    return str(Path(model).resolve()) if model and Path(model).exists() else model

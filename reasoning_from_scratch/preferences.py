@@ -3,17 +3,20 @@
 Nobody is asked here. The completions are a model's own samples, and the annotator is played: the
 task's score says which is better. So the truth is known, and each human weakness can be added alone
 and in a known amount: labels that are wrong now and then (`flip_labels`), and a liking for length.
+`shortest_right_pairs` prefers on purpose what is short: pairs that make a long thinker brief.
 
-Left out: what is learned from the pairs (`reward_model.py`).
+Left out: what is learned from the pairs (`reward_model.py`, `dpo.py`).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Literal, get_args
 
 import torch
 
+from reasoning_from_scratch.checks import check_choice
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.sampling import sample
 from reasoning_from_scratch.tasks import Problem, Task
@@ -21,8 +24,10 @@ from reasoning_from_scratch.tasks.base import stable_hash
 from reasoning_from_scratch.tokenizer import Tokenizer
 from reasoning_from_scratch.training import precision
 
+Prefer = Literal["right", "shortest"]
+
 _PROMPTS_AT_ONCE = 32  # fixed, so that the first pairs do not depend on how many are wanted
-_TWOFOLD = ("correct", "length")  # entries of meta that say something of each completion
+_TWOFOLD = ("correct", "length", "finished")  # entries of meta that say something of each text
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,9 @@ class Preference:
         rejected: the other one.
         margin:   by how much a reward model should tell them apart, at least 0.
         meta:     what else is known. Of pairs that are made here: "key" of the problem, "correct"
-                  (the task's scores) and "length" (tokens sampled), each (of chosen, of rejected),
-                  and "flipped", whether the label was swapped on purpose.
+                  (the task's scores), "length" (tokens sampled) and "finished" (False: cut off),
+                  each (of chosen, of rejected), and "flipped", whether the label was swapped on
+                  purpose.
 
     Raises:
         ValueError: something else than texts, the same text twice, or a negative margin.
@@ -68,6 +74,7 @@ def sample_preferences(
     max_new_tokens: int,
     temperature: float = 1.0,
     stop: Sequence[str] = (),
+    prefer: Prefer = "right",
     per_prompt: int = 1,
     length_coef: float = 0.0,
     seed: int = 0,
@@ -79,14 +86,15 @@ def sample_preferences(
         problems:    to take from, one after another, until there are enough pairs. Pairs to train
                      on and pairs to test on need problems of different splits.
         count:       pairs to return. With more of them, the first ones stay the same.
-        per_prompt:  the most pairs of one problem, see `preference_pairs`.
+        prefer:      "right" or "shortest", see `preference_pairs`.
+        per_prompt:  the most pairs of one problem, see there.
         length_coef: how much the annotator likes a token, where a right answer is worth 1.
         seed:        of the samples and of which pairs are taken.
         progress:    called after each batch of problems with (pairs so far, pairs in all).
 
     Raises:
         ValueError: an option out of range, what `sample` refuses, or the problems are too few: the
-            completions of most problems are all right or all wrong.
+            completions of most problems are all right or all wrong, or of one length.
     """
     for name, value, least in (("count", count, 1), ("group_size", group_size, 2)):
         if value < least:
@@ -102,20 +110,22 @@ def sample_preferences(
                 max_new_tokens=max_new_tokens, temperature=temperature, stop=stop,
                 generator=generator,
             )  # fmt: skip
-        lengths = rollout.lengths.tolist()
+        lengths, finished = rollout.lengths.tolist(), rollout.finished.tolist()
         for i, problem in enumerate(batch):
             rows = slice(i * group_size, (i + 1) * group_size)
             pairs += preference_pairs(
-                task, problem, rollout.texts[rows], lengths[rows], per_prompt=per_prompt,
-                length_coef=length_coef, seed=stable_hash(f"{seed} {start + i}"),
+                task, problem, rollout.texts[rows], lengths[rows], finished=finished[rows],
+                prefer=prefer, per_prompt=per_prompt, length_coef=length_coef,
+                seed=stable_hash(f"{seed} {start + i}"),
             )  # fmt: skip
         if progress is not None:
             progress(min(len(pairs), count), count)
         if len(pairs) >= count:
             return pairs[:count]
+    differ = "being right or in length" if prefer == "shortest" or length_coef else "being right"
     raise ValueError(
         f"problems has {len(problems)} entries that gave {len(pairs)} pairs, expected {count}: the "
-        "completions of a problem must differ in being right; give more problems or a larger "
+        f"completions of a problem must differ in {differ}; give more problems or a larger "
         "group_size"
     )
 
@@ -126,6 +136,8 @@ def preference_pairs(
     completions: Sequence[str],
     lengths: Sequence[int],
     *,
+    finished: Sequence[bool] | None = None,
+    prefer: Prefer = "right",
     per_prompt: int = 1,
     length_coef: float = 0.0,
     seed: int = 0,
@@ -138,35 +150,91 @@ def preference_pairs(
     Args:
         completions: [G] texts, without the end token.
         lengths:     [G] tokens of each.
+        finished:    [G] whether each ended by itself; left out, all did.
+        prefer:      "right": what is worth more; "shortest": only the shortest right one, to much
+                     longer ones and to wrong longer ones, see `shortest_right_pairs`.
         per_prompt:  the most pairs to return; which of them is drawn from the seed.
         length_coef: worth of a token, where a right answer is worth 1; at 0 only a right and a
                      wrong completion make a pair. At 0.05 twenty more tokens outweigh being right.
 
     Raises:
-        ValueError: not one length for each completion, or `per_prompt` below 1.
+        ValueError: not one entry for each completion, `per_prompt` below 1, no such choice, or a
+            `length_coef` where the shortest is preferred.
     """
-    if len(lengths) != len(completions):
-        raise ValueError(
-            f"lengths has {len(lengths)} entries, expected {len(completions)}: as completions"
-        )
+    check_choice("prefer", prefer, get_args(Prefer))
+    if prefer == "shortest" and length_coef:
+        raise ValueError(f"length_coef is {length_coef}, expected 0 with prefer='shortest'")
     if per_prompt < 1:
         raise ValueError(f"per_prompt is {per_prompt}, expected at least 1")
+    finished = [True] * len(completions) if finished is None else finished
+    for name, column in (("lengths", lengths), ("finished", finished)):
+        if len(column) != len(completions):
+            raise ValueError(
+                f"{name} has {len(column)} entries, expected {len(completions)}: as completions"
+            )
     first = {text: i for i, text in reversed(list(enumerate(completions)))}
     rows = sorted(first.values())
     correct = {i: task.score(problem, completions[i]) for i in rows}
-    worth = {i: correct[i] + length_coef * lengths[i] for i in rows}
-    better = [(i, j) for i in rows for j in rows if worth[i] > worth[j]]
+    if prefer == "shortest":
+        columns = [[column[i] for i in rows] for column in (correct, lengths, finished)]
+        better = [(rows[i], rows[j]) for i, j in shortest_right_pairs(*columns)]
+    else:
+        worth = {i: correct[i] + length_coef * lengths[i] for i in rows}
+        better = [(i, j) for i in rows for j in rows if worth[i] > worth[j]]
     taken = Random(seed).sample(better, min(per_prompt, len(better)))
     return [
         Preference(
             problem.prompt, completions[i], completions[j],
             meta={
                 "key": problem.meta.get("key"), "correct": (correct[i], correct[j]),
-                "length": (lengths[i], lengths[j]), "flipped": False,
+                "length": (lengths[i], lengths[j]), "finished": (finished[i], finished[j]),
+                "flipped": False,
             },
         )
         for i, j in taken
     ]  # fmt: skip
+
+
+def shortest_right_pairs(
+    correct: Sequence[float],
+    lengths: Sequence[int],
+    finished: Sequence[bool],
+    *,
+    longer: float = 1.5,
+) -> list[tuple[int, int]]:
+    """Pair the shortest right sample of *one* problem with those that took too long: long2short.
+
+    Rejected are wrong samples that are longer than it, and right ones that are more than `longer`
+    times as long. A wrong one that is not longer is in no pair: against it, the model would learn
+    to be long. What was cut off cannot be chosen, but rejected.
+
+    Args:
+        correct:  [G] scores, 0 to 1; right is 1.
+        lengths:  [G] in tokens.
+        finished: [G] whether each ended by itself.
+        longer:   at least 1.
+
+    Returns:
+        Pairs of rows (chosen, rejected), by the rejected one's row. The chosen one is the same in
+        all: of several that are as short, the first. None if no sample is right.
+
+    Raises:
+        ValueError: not one entry a sample, or `longer` below 1.
+
+    Source: Kimi Team 2025 (k1.5), section 2.4, "DPO".
+    """
+    for name, column in (("lengths", lengths), ("finished", finished)):
+        if len(column) != len(correct):
+            raise ValueError(f"{name} has {len(column)} entries, expected {len(correct)}")
+    if not longer >= 1:
+        raise ValueError(f"longer is {longer}, expected at least 1")
+    rows = range(len(correct))
+    right = [i for i in rows if correct[i] >= 1 and finished[i]]
+    if not right:
+        return []
+    chosen = min(right, key=lambda i: lengths[i])
+    limits = [lengths[chosen] * (longer if score >= 1 else 1) for score in correct]
+    return [(chosen, i) for i in rows if lengths[i] > limits[i]]
 
 
 def flip_labels(pairs: Sequence[Preference], probability: float, *, seed: int) -> list[Preference]:

@@ -44,6 +44,8 @@ _NOT_WORDS = re.compile(
     re.DOTALL,
 )
 
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
+
 TextReward = Callable[[Question, str], float]  # one completion of one problem; Task.score is one
 RewardParts = Callable[[Sequence[Question], Completions], dict[str, list[float]]]
 
@@ -70,6 +72,28 @@ def format_reward(completion: str, *, prefilled: bool = False) -> float:
     Source: DeepSeek-AI 2025 (R1), section 2.2.2; the tag rules are Logic-RL's (Xie et al. 2025).
     """
     return float(check_format(completion, prefilled=prefilled))
+
+
+def rule_reward(completion: str, answer: str, *, form: float = 0.1) -> float:
+    """Return 1.0 for a right answer in good form, `form` for a wrong one in good form, else 0.0.
+
+    Good form is that of `format_reward`, with something thought: a letter or a digit. Where the
+    right answer is a number, only a number is right: `3*2-1` is the question again, not its answer,
+    though `accuracy_reward` takes it for 5.
+
+    Raises:
+        ValueError: form is not 0 or more and below 1: it would pay as well as being right.
+
+    Source: three levels as in TinyZero (Pan et al. 2025).
+    """
+    if not 0 <= form < 1:
+        raise ValueError(f"form is {form}, expected 0 to less than 1, what being right earns")
+    thought = completion.partition("</think>")[0].partition("<think>")[2]
+    if not check_format(completion) or not any(map(str.isalnum, thought)):
+        return 0.0
+    prediction = extract_answer(completion) or ""
+    worked_out = _NUMBER.fullmatch(prediction) or not _NUMBER.fullmatch(answer)
+    return 1.0 if worked_out and math_equal(prediction, answer) else form
 
 
 def language_reward(completion: str, *, alphabet: str = "LATIN") -> float:

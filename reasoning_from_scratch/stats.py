@@ -51,6 +51,31 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return (subsets - math.comb(n - c, k)) / subsets  # whole numbers: rounded once
 
 
+def mixed_group_chance(n: int, c: int, group_size: int) -> float:
+    """Estimate the probability that a group of completions is mixed: neither all right nor wrong.
+
+    Args:
+        n:          completions sampled of one problem.
+        c:          how many of them were right, 0 to n.
+        group_size: 1 to n. Average over problems *after* calling this for each.
+
+    Returns:
+        1 - (C(c, G) + C(n-c, G)) / C(n, G): unbiased for 1 - p^G - (1-p)^G, where c/n put in the
+        place of p is biased.
+
+    Raises:
+        ValueError: not whole numbers, or outside these ranges.
+    """
+    n, c, group_size = _whole("n", n), _whole("c", c), _whole("group_size", group_size)
+    if not 0 <= c <= n:
+        raise ValueError(f"c is {c}, expected 0 to n={n}: the right ones among n completions")
+    if not 1 <= group_size <= n:
+        raise ValueError(f"group_size is {group_size}, expected 1 to n={n}: draw at least as many")
+    subsets = math.comb(n, group_size)
+    agree = math.comb(c, group_size) + math.comb(n - c, group_size)
+    return (subsets - agree) / subsets  # whole numbers: rounded once
+
+
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, samples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:

@@ -19,6 +19,7 @@ class Bar:
 
     SHOWN = (
         "loss", "reward", "reward_correct", "length", "thinks", "entropy", "kl_completion",
+        "margin", "accuracy",
     )  # fmt: skip
 
     def __init__(self, stage: str, total: int) -> None:

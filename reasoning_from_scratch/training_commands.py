@@ -1,4 +1,4 @@
-"""The commands that train one thing: pretrain, sft, reward-model, ppo, grpo.
+"""The commands that train one thing: pretrain, sft, imitate, reward-model, dpo, ppo, grpo.
 
 Each makes a run's folder, or goes on with one that was stopped, and leaves the trained model in it.
 """
@@ -13,13 +13,15 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from reasoning_from_scratch import imitation
 from reasoning_from_scratch import report as reports
+from reasoning_from_scratch.dpo import DPOSettings, train_dpo
 from reasoning_from_scratch.grpo import PRESETS, GRPOSettings, train_grpo
 from reasoning_from_scratch.grpo import preset as make_preset
-from reasoning_from_scratch.main_job import model_folder, open_model, pretrain_tiny
+from reasoning_from_scratch.main_job import absolute, model_folder, open_model, pretrain_tiny
 from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.ppo import PPO_PRESETS, PPOSettings, ppo_preset, train_ppo
-from reasoning_from_scratch.preferences import Preference, flip_labels, sample_preferences
+from reasoning_from_scratch.preferences import Prefer, Preference, flip_labels, sample_preferences
 from reasoning_from_scratch.pretrained import save_pretrained
 from reasoning_from_scratch.reward_model import (
     RewardModelSettings,
@@ -53,10 +55,13 @@ Options = Annotated[
 ]
 PresetName = Literal[tuple(PRESETS)]
 PPOPresetName = Literal[tuple(PPO_PRESETS)]
+MODELS = ("model", "teacher", "reward_model")  # options that name one
 PRETRAINING = SFTSettings()
 REINFORCING = GRPOSettings()
 WITH_CRITIC = PPOSettings()
 JUDGING = RewardModelSettings()
+PREFERRING = DPOSettings()
+IMITATING = imitation.ImitationSettings()
 FINE_TUNING = SFTSettings(
     steps=100, batch=16, lr=1e-4, warmup=10, weight_decay=0.0, train_on="completion"
 )
@@ -122,6 +127,36 @@ def sft(
     export_to(record.folder, policy, tokenizer)
 
 
+def imitate(
+    model: Model = None,
+    task: str = "stories",
+    teacher: str | None = None,
+    settings: Flat[imitation.ImitationSettings] = IMITATING,
+    option: Options = (),
+    out: Out = None,
+    resume: Resume = None,
+) -> None:
+    """Train a model on right samples: its own, or in distillation those of a teacher.
+
+    Args:
+        task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
+        teacher: the model that is sampled, given like --model; by default the one that is trained,
+            as each round finds it.
+    """
+    fixed = {"model": model, "task": task, "teacher": teacher, "options": parse(option)}
+    settings, fixed = plan("imitate", resume, settings, fixed)
+    problems = get_task(fixed["task"], **fixed["options"])
+    device = start_processes()
+    policy, tokenizer = open_model(fixed["model"], device)
+    sampled = None if fixed["teacher"] is None else open_model(fixed["teacher"], device)
+    record = open_run("imitate", out, resume, settings, fixed)
+    with stoppable(lambda: record, f"imitate --resume {record.folder}"):
+        imitation.imitate(
+            policy, tokenizer, problems, settings, teacher=sampled, run=record, watch=Bar
+        )
+    export_to(record.folder, policy, tokenizer)
+
+
 def reward_model(
     model: Model = None,
     task: str = "stories",
@@ -184,6 +219,48 @@ def reward_model(
     error = expected_calibration_error(*pair_confidence(*rewards))
     say(f"right on {pair_accuracy(*rewards):.1%} of {len(unknown)} held-out pairs")
     say(f"calibration error: {error:.3f}\nthe reward model: {record.folder / 'model'}")
+
+
+def dpo(
+    model: Model = None,
+    task: str = "stories",
+    settings: Flat[DPOSettings] = PREFERRING,
+    prefer: Prefer = "right",
+    pairs: int = 1000,
+    group_size: int = 8,
+    max_new_tokens: int = 128,
+    option: Options = (),
+    out: Out = None,
+    resume: Resume = None,
+) -> None:
+    """Train a model on pairs of its own samples to prefer one of each: DPO, without a reward model.
+
+    Args:
+        task: stories, addition, arithmetic, countdown, gsm8k, math500 or gym:NAME.
+        prefer: right answers to wrong ones, or the shortest right one to what is much longer or
+            wrong and longer, which makes a long thinker brief.
+        pairs: to train on.
+        group_size: completions of each problem, of which one pair is taken.
+        max_new_tokens: the longest completion.
+    """
+    fixed = {
+        "model": model, "task": task, "prefer": prefer, "pairs": pairs, "group_size": group_size,
+        "max_new_tokens": max_new_tokens, "options": parse(option),
+    }  # fmt: skip
+    settings, fixed = plan("dpo", resume, settings, fixed)
+    family = get_task(fixed["task"], **fixed["options"])
+    policy, tokenizer = open_model(fixed["model"], start_processes())
+    check_whole("pairs", fixed["pairs"], 1)
+    problems = family.generate(8 * fixed["pairs"], seed=settings.seed, split="train")
+    record = open_run("dpo", out, resume, settings, fixed)
+    with stoppable(lambda: record, f"dpo --resume {record.folder}"):
+        known = sample_preferences(
+            policy, tokenizer, family, problems, count=fixed["pairs"], prefer=fixed["prefer"],
+            group_size=fixed["group_size"], max_new_tokens=fixed["max_new_tokens"],
+            seed=settings.seed,
+        )  # fmt: skip
+        train_dpo(policy, tokenizer, known, settings, run=record)
+    export_to(record.folder, policy, tokenizer)
 
 
 def ppo(
@@ -283,7 +360,8 @@ def show_presets(arguments: list[str]) -> None:
 def plan(command: str, resume: Path | None, settings: object, fixed: dict) -> tuple[object, dict]:
     """Return what a new run was asked for, or what the run to resume was started with."""
     if resume is None:
-        return settings, fixed
+        paths = {name: absolute(fixed[name]) for name in MODELS if name in fixed}
+        return settings, fixed | paths
     known = Run.resume(resume).settings
     if known.get("command") != command:
         raise ValueError(f"{resume} is a run of {known.get('command')!r}, not of {command!r}")

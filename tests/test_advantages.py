@@ -147,6 +147,79 @@ def test_group_advantages_say_what_they_refuse(subject):
     assert function(torch.zeros(0, 4)).shape == (0, 4)
 
 
+# process_advantages
+
+
+def test_process_advantages_by_hand(subject):
+    # Two completions of one prompt. Steps end at tokens 2 and 5 (rewards 1 and 0), and at 1 and 4
+    # (0.5 each): mean 0.5, deviation √(0.5 / 3) = 0.408248. A token gets its own step and all
+    # later ones: 1.224745 - 1.224745 in the first step, -1.224745 in the second, 0 after the last.
+    rewards = float64([9, 9, 1, 9, 9, 0, 9], [9, 0.5, 9, 9, 0.5, 9, 9])
+    ends = torch.tensor([[0, 0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 1, 0, 0]])
+    result = subject("process_advantages")(rewards, ends, group_size=2, eps=0.0)
+    expected = float64([0, 0, 0, -1.224745, -1.224745, -1.224745, 0], [0] * 7)
+    assert_close(result, expected, rtol=0, atol=1e-6)
+
+
+def test_process_advantages_compare_the_completions_of_one_prompt(subject):
+    # Two prompts of two completions, one step each. The first prompt's are at rows 0 and 1: both
+    # right, nothing to learn. Rows 0 and 2, or 0 and 3, would be compared with another prompt's.
+    rewards, ends = float64([1], [1], [1], [0]), torch.ones(4, 1)
+    result = subject("process_advantages")(rewards, ends, group_size=2, eps=0.0)
+    assert_close(result, float64([0], [0], [0.5**0.5], [-(0.5**0.5)]))
+
+
+@given(masks, seeds, st.sampled_from([0.0, 1e-4, 1.0]))
+def test_process_advantages_equal_a_slow_loop(subject, rows, seed, eps):
+    group_size = max(2, len(rows))
+    ends = torch.tensor([*rows, *rows[::-1]])  # one group of two, or two groups of len(rows)
+    rewards = random(seed, *ends.shape).round()
+    slow = torch.zeros_like(rewards)
+    for first in range(0, len(ends), group_size):
+        members = range(first, first + group_size)
+        steps = [rewards[b, t].item() for b in members for t in range(ends.shape[1]) if ends[b, t]]
+        mean = statistics.fmean(steps) if steps else 0.0
+        deviation = statistics.stdev(steps) if len(steps) > 1 else 0.0
+        for b in members:
+            for t in range(ends.shape[1]):
+                later = [u for u in range(t, ends.shape[1]) if ends[b, u]]
+                for u in later if deviation else ():
+                    slow[b, t] += (rewards[b, u] - mean) / (deviation + eps)
+    options = {"group_size": group_size, "eps": eps}
+    result = subject("process_advantages")(rewards, ends, **options)
+    assert_close(result, slow, rtol=1e-9, atol=1e-9)
+    spoiled = subject("process_advantages")(spoil(rewards, ends), ends, **options)
+    assert_close(spoiled, result, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-4])
+def test_process_advantages_are_exactly_zero_where_a_group_agrees(subject, eps):
+    ends = torch.ones(4, 7)
+    ends[2:] = 0  # and where it has no step at all
+    result = subject("process_advantages")(torch.full((4, 7), 0.1), ends, group_size=2, eps=eps)
+    assert (result == 0).all()
+
+
+def test_process_advantages_of_one_step_each_are_group_advantages(subject):
+    rewards, ends = random(0, 3, 4), torch.zeros(12, 5)
+    ends[:, 2] = 1
+    paid = torch.where(ends != 0, rewards.flatten()[:, None], 0)
+    result = subject("process_advantages")(paid, ends, group_size=4)
+    assert_close(result[:, 0], advantages.group_advantages(rewards).flatten())
+    assert_close(result[:, 2], result[:, 0])
+    assert not result[:, 3:].any()
+
+
+def test_process_advantages_say_what_they_refuse(subject):
+    function, x = subject("process_advantages"), torch.zeros(4, 3)
+    refuses(function, x[0], x[0], group_size=2, match=r"rewards has shape \[3\], expected \[B,T\]")
+    refuses(function, x, x[:2], group_size=2, match=r"mask has shape \[2, 3\], expected \[4, 3\]")
+    refuses(function, x, x, group_size=3, match="group_size is 3, expected at least 2, and 4 rows")
+    refuses(function, x, x, group_size=1, match="group_size is 1, expected at least 2")
+    refuses(function, x / 0, x + 1, group_size=2, match="rewards holds nan, expected finite")
+    refuses(function, x, x, group_size=2, eps=-1.0, match="eps is -1.0, expected")
+
+
 # gae
 
 

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch.testing import assert_close
 
 from reasoning_from_scratch.__main__ import main
 from reasoning_from_scratch.bench import tiny_folder
 from reasoning_from_scratch.ppo import PPO_PRESETS, PPOSettings, ppo_preset
-from reasoning_from_scratch.pretrained import load_pretrained
+from reasoning_from_scratch.pretrained import load_pretrained, save_pretrained
 from reasoning_from_scratch.reward_model import score
 from reasoning_from_scratch.reward_model_files import load_reward_model
 from reasoning_from_scratch.training_commands import parse
+from tests.toys import weights
 
 BASE = Path(__file__).parents[1] / "data" / "models" / "base"
 TRAIN = ("--steps", "2", "--prompts", "2", "--group-size", "4", "--max-new-tokens", "8")
@@ -34,9 +37,11 @@ def settings(folder):
 
 
 @pytest.mark.parametrize("command", ["grpo", "ppo"])
-def test_a_policy_is_trained_saved_and_resumed(toy, tmp_path, capsys, command):
+def test_a_policy_is_trained_saved_and_resumed(toy, tmp_path, capsys, monkeypatch, command):
     out = tmp_path / "run"
-    assert main([command, "--model", str(toy), *TRAIN, "--out", str(out)]) == 0
+    monkeypatch.chdir(toy.parent)
+    assert main([command, "--model", toy.name, *TRAIN, "--out", str(out)]) == 0
+    monkeypatch.chdir(tmp_path)  # a run goes on from any folder
     assert (out / "report.html").exists() and len((out / "log.jsonl").read_text().split("\n")) == 3
     trained, _ = load_pretrained(out / "model")
     start, _ = load_pretrained(toy)
@@ -76,6 +81,38 @@ def test_a_reward_model_is_trained_and_then_pays(tmp_path, capsys):
     assert line["reward"] != line["reward_correct"]
 
 
+def test_a_model_is_trained_on_pairs_of_its_own_saved_and_resumed(tmp_path, capsys):
+    out = tmp_path / "run"
+    how = ("--pairs", "6", "--group-size", "16", "--max-new-tokens", "48")
+    steps = ("--steps", "2", "--batch", "3", "--lr", "1e-3", "--prefer", "shortest")
+    assert main(["dpo", "--model", str(BASE), *how, *steps, "--out", str(out)]) == 0
+    lines = [json.loads(line) for line in (out / "log.jsonl").open()]
+    assert [line["accuracy"] for line in lines][0] == 0.5 and lines[1]["chosen_reward"] != 0
+    assert settings(out)["batch"] == 3
+    trained, start = (load_pretrained(path)[0] for path in (out / "model", BASE))
+    assert not torch.equal(weights(trained), weights(start))
+    capsys.readouterr()
+    assert main(["dpo", "--resume", str(out)]) == 0
+    assert "its 2 steps are done" in capsys.readouterr().out
+
+
+def test_models_are_merged(toy, tmp_path, capsys):
+    other = tiny_folder(tmp_path / "other", width=32, layers=1)
+    policy, tokenizer = load_pretrained(other)
+    torch.nn.init.constant_(policy.embedding.weight, 0.5)
+    save_pretrained(policy, tokenizer, other)
+    how = ("--weights", "0.25", "0.75", "--out", str(tmp_path / "merged"))
+    assert main(["merge", str(toy), str(other), *how]) == 0
+    merged, first = (load_pretrained(path)[0] for path in (tmp_path / "merged", toy))
+    expected = 0.25 * first.embedding.weight + 0.375
+    assert_close(merged.embedding.weight, expected, rtol=0, atol=1e-7)
+    assert main(["merge", str(toy), str(BASE), "--out", str(tmp_path / "no")]) == 2
+    assert "models[1] has vocab_size 352, expected" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    assert main(["merge", str(toy), "--out", str(tmp_path / "no")]) == 2
+    assert "models has 1 entries, expected at least 2" in capsys.readouterr().err
+
+
 def test_a_preset_gives_a_command_its_defaults_and_options_change_them(toy, tmp_path):
     for name in PPO_PRESETS:  # vanilla updates its critic on twelve shares of a rollout
         out = tmp_path / name
@@ -113,10 +150,11 @@ def test_a_model_is_pretrained_then_fine_tuned_measured_and_exported(tmp_path, c
         (["check", "99"], "chapter is 99, expected one that has exercises"),
         (["reward-model", "--pairs", "0"], "pairs is 0, expected"),
         (["reward-model", "--held-out", "0"], "held_out is 0, expected"),
+        (["dpo", "--pairs", "0"], "pairs is 0, expected"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(toy, capsys, arguments, said):
-    if arguments[0] in ("grpo", "reward-model"):
+    if arguments[0] in ("grpo", "reward-model", "dpo"):
         arguments = [*arguments, "--model", str(toy)]
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
@@ -124,8 +162,9 @@ def test_wrong_use_is_one_line_and_exit_code_2(toy, capsys, arguments, said):
 
 def test_help_names_every_command_and_every_choice(capsys):
     for arguments, words in (
-        ([], ("run", "pretrain", "sft", "reward-model", "ppo", "grpo", "check", "bench")),
+        ([], ("run", "pretrain", "sft", "reward-model", "dpo", "ppo", "grpo", "merge", "check")),
         (["grpo", "--preset", "dapo"], ("{sequence_mean,token_mean,constant}", "0.28", "gsm8k")),
+        (["dpo"], ("{right,shortest}", "--nll-coef", "--beta")),
         (["ppo", "--preset", "vanilla"], ("--lam", "--reward-model", "{rlhf,vanilla}")),
     ):
         with pytest.raises(SystemExit) as ended:

@@ -27,6 +27,67 @@ def random_batch(seed, shape=(4, 6)):
     return logprobs, old_logprobs, random(seed + 2, *shape), mask
 
 
+# probability_ratio
+
+
+def test_probability_ratio_by_hand(subject):
+    # Log-ratios 0.1, -0.3, 0.2, 0.4: a sequence's is exp(0.1), not the product exp(0.4).
+    old = torch.full((2, 5), -2.0, dtype=torch.float64)
+    new = old + float64([0.1, -0.3, 0.2, 0.4, 7], [0.5, 7, 7, 7, 7])
+    mask, function = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]]), subject("probability_ratio")
+    tokens = float64([1.105171, 0.740818, 1.221403, 1.491825, 1], [1.648721, 1, 1, 1, 1])
+    assert_close(function(new, old, mask), tokens, rtol=0, atol=1e-6)
+    sequences = float64([1.105171] * 4 + [1], [1.648721, 1, 1, 1, 1])
+    assert_close(function(new, old, mask, ratio="sequence"), sequences, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio, slopes", [
+    ("token", [2.0, 0.5, 0]),      # d ratio / d logprob = ratio
+    ("sequence", [1.0, 1.0, 0]),   # the mean log-ratio is 0; each of two tokens has half of both
+])  # fmt: skip
+def test_probability_ratio_has_the_gradient_of_what_counts(subject, ratio, slopes):
+    old = torch.full((1, 3), -2.0, dtype=torch.float64, requires_grad=True)
+    new = (old.detach() + float64([2.0, 0.5, 1]).log()).requires_grad_()
+    with torch.no_grad():
+        new[0, 2] = math.nan
+    ratios = subject("probability_ratio")(new, old, torch.tensor([[1, 1, 0]]), ratio=ratio)
+    assert_close(gradient(ratios.sum(), new), float64(slopes))
+    (of_old,) = torch.autograd.grad(ratios.sum(), old, allow_unused=True)
+    assert ratios[0, 2] == 1 and of_old is None
+
+
+@given(rows=masks, seed=seeds)
+def test_probability_ratio_equals_a_slow_loop(subject, rows, seed):
+    mask = torch.tensor(rows)
+    new, old = random(seed, *mask.shape), random(seed + 1, *mask.shape)
+    for ratio in RATIOS:
+        found = subject("probability_ratio")(new, old, mask, ratio=ratio)
+        for row, counted in enumerate(mask.tolist()):
+            tokens = [t for t, counts in enumerate(counted) if counts]
+            for t in range(mask.shape[1]):
+                over = tokens if ratio == "sequence" else [t]
+                logs = [(new[row, i] - old[row, i]).item() for i in over]
+                slow = math.exp(sum(logs) / len(logs)) if t in tokens else 1.0
+                assert found[row, t].item() == pytest.approx(slow)
+
+
+def test_probability_ratio_does_not_overflow_and_half_precision_becomes_float32(subject):
+    far = torch.tensor([[100.0]], requires_grad=True)
+    ratios = subject("probability_ratio")(far, torch.zeros(1, 1), torch.ones(1, 1))
+    assert ratios.isfinite().all() and gradient(ratios.sum(), far).isfinite().all()
+    half = torch.zeros(1, 2, dtype=torch.bfloat16)
+    assert subject("probability_ratio")(half, half, torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_probability_ratio_refuses(subject):
+    function, x = subject("probability_ratio"), torch.zeros(2, 3)
+    refuses(function, x, x[:1], x, match=r"old_logprobs has shape \[1, 3\], expected \[2, 3\]")
+    refuses(function, x, x, x[:1], match=r"mask has shape \[1, 3\], expected \[2, 3\]")
+    refuses(
+        function, x, x, x, ratio="word", match="ratio is 'word', expected 'token' or 'sequence'"
+    )
+
+
 # policy_loss
 
 
@@ -285,6 +346,24 @@ def test_aggregate_tokens_by_hand(subject):
     refuses(aggregate_tokens, x[0], mask[0], match=r"x has shape \[4\], expected \[B,T\]")
 
 
+def test_aggregate_share_by_hand(subject):
+    share, mask = subject("losses.aggregate_share"), torch.tensor([[1, 1, 0], [0, 0, 0]])
+    expected = {"token_mean": 2 / 10, "sequence_mean": 2 / 4, "constant": 2 / 4}
+    for aggregate, value in expected.items():
+        result = share(mask, aggregate=aggregate, total_sequences=4, total_tokens=10)
+        assert result.item() == pytest.approx(value)
+    assert share(mask * 0, aggregate="token_mean", total_sequences=4, total_tokens=0) == 0
+    refuses(share, mask, aggregate="constant", total_sequences=1, total_tokens=2,
+            match="total_sequences is 1, but mask alone has 2")  # fmt: skip
+    for whole in (torch.ones(2, 1), mask):  # two tokens are all there are, without padding and with
+        assert share(whole, aggregate="token_mean", total_sequences=2, total_tokens=2) == 1
+    for few in (1, torch.tensor(1), 1.0):
+        message = f"total_tokens is {float(few):.3g}(.0)?, but mask alone has 2"
+        refuses(share, mask, aggregate="token_mean", total_sequences=2, total_tokens=few,
+                match=message)  # fmt: skip
+    refuses(share, mask, aggregate="mean", total_sequences=2, total_tokens=2, match="aggregate is")
+
+
 @pytest.mark.parametrize("ratio, clip, aggregate", VARIANTS)
 @pytest.mark.parametrize("rows", [[6], [1, 5], [2, 3, 1]])
 def test_micro_batches_weighted_by_their_share_equal_one_batch(
@@ -304,23 +383,6 @@ def test_micro_batches_weighted_by_their_share_equal_one_batch(
     assert_close(sum(parts), whole, rtol=1e-6, atol=1e-7)
     slopes = [gradient(loss, batch[0]) for loss in (sum(parts), whole)]
     assert_close(*slopes, rtol=1e-6, atol=1e-7)
-
-
-def test_aggregate_share_by_hand(subject):
-    share, mask = subject("losses.aggregate_share"), torch.tensor([[1, 1, 0], [0, 0, 0]])
-    expected = {"token_mean": 2 / 10, "sequence_mean": 2 / 4, "constant": 2 / 4}
-    for aggregate, value in expected.items():
-        result = share(mask, aggregate=aggregate, total_sequences=4, total_tokens=10)
-        assert result.item() == pytest.approx(value)
-    assert share(mask * 0, aggregate="token_mean", total_sequences=4, total_tokens=0) == 0
-    refuses(share, mask, aggregate="constant", total_sequences=1, total_tokens=2,
-            match="total_sequences is 1, but mask alone has 2")  # fmt: skip
-    assert share(mask, aggregate="token_mean", total_sequences=2, total_tokens=2) == 1
-    for few in (1, torch.tensor(1), 1.0):
-        message = f"total_tokens is {float(few):.3g}(.0)?, but mask alone has 2"
-        refuses(share, mask, aggregate="token_mean", total_sequences=2, total_tokens=few,
-                match=message)  # fmt: skip
-    refuses(share, mask, aggregate="mean", total_sequences=2, total_tokens=2, match="aggregate is")
 
 
 @pytest.mark.parametrize("wrong", [-100.0, math.nan])

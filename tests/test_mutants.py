@@ -22,7 +22,7 @@ from tests.nested import OPTIONS, files_of, function_of, hasten
 # Of these each public function has three mutants or more; other modules list what they like.
 COVERED = (
     "advantages", "losses", "rewards", "lengths", "verify", "preferences", "reward_model",
-    "reward_quality", "reward_model_files", "ppo",
+    "reward_quality", "reward_model_files", "ppo", "dpo", "merging", "imitation",
 )  # fmt: skip
 MUTANTS = {
     name.replace("__", "."): importlib.import_module(f"tests.mutants.{name}").MUTANTS

@@ -15,18 +15,18 @@ ROOT = Path(reasoning_from_scratch.__file__).parent
 # A module imports only from its own layer or those above it in this list.
 LAYERS = [
     ("checks",),
-    ("model", "tokenizer", "tokenizer_files", "gguf_files", "pretrained", "sampling"),
+    ("model", "tokenizer", "tokenizer_files", "gguf_files", "pretrained", "merging", "sampling"),
     (
         "verify", "verify_text", "verify_grammar", "verify_trees", "verify_worker", "sandbox",
         "sandbox_supervisor", "rewards", "lengths",
     ),
     ("tasks",),
     ("advantages", "losses", "exact"),
-    ("evaluate", "stats", "reward_quality"),
+    ("compute", "evaluate", "stats", "reward_quality"),
     ("training", "runs"),
     (
-        "problem_streams", "rollouts", "groups", "sft", "grpo", "preferences", "reward_model",
-        "reward_model_files", "credit", "ppo",
+        "problem_streams", "rollouts", "groups", "sft", "imitation", "grpo", "preferences",
+        "reward_model", "reward_model_files", "dpo", "credit", "ppo",
     ),
     (
         "report_page", "report", "seeds", "main_job", "bench_sides", "bench_tables", "bench",

@@ -55,7 +55,10 @@ def test_preference_pairs_tell_what_is_known_of_chosen_and_rejected(subject):
     pairs = subject("preference_pairs")(
         Copy(), SEVEN, ["77", "7"], [3, 2], per_prompt=9, length_coef=1.5
     )
-    known = {"key": "7", "correct": (0.0, 1.0), "length": (3, 2), "flipped": False}
+    known = {
+        "key": "7", "correct": (0.0, 1.0), "length": (3, 2), "finished": (True, True),
+        "flipped": False,
+    }  # fmt: skip
     assert [(pair.chosen, pair.rejected, pair.meta) for pair in pairs] == [("77", "7", known)]
 
 
@@ -90,10 +93,106 @@ def test_preference_pairs_are_taken_evenly(subject):
     assert min(counts.values()) > 150  # of 200; the deviation is 12.6
 
 
+def test_preference_pairs_tell_which_of_the_two_was_cut_off(subject):
+    make = subject("preference_pairs")
+    (pair,) = make(Copy(), SEVEN, ["77", "7"], [3, 2], finished=[False, True])
+    assert (pair.chosen, pair.meta["finished"]) == ("7", (True, False))
+    (pair,) = make(Copy(), SEVEN, ["77", "7"], [3, 2], finished=[True, False])
+    assert (pair.chosen, pair.meta["finished"]) == ("7", (False, True))  # right it is all the same
+
+
+def test_preference_pairs_prefer_the_shortest_right_one_if_asked(subject):
+    # "7" is right; Parity, which likes even lengths, would call "8888" right as well.
+    texts, lengths = ["8", "22", "8888", "22", "55", "9" * 6], [2, 3, 5, 9, 3, 7]
+    make = subject("preference_pairs")
+    pairs = make(Parity(), SEVEN, texts, lengths, prefer="shortest", per_prompt=9)
+    assert ranked(pairs) == [("22", "8888"), ("22", "999999")]
+    assert {pair.meta["correct"] for pair in pairs} == {(1.0, 1.0)}
+    assert sorted(pair.meta["length"] for pair in pairs) == [(3, 5), (3, 7)]
+    cut_off = [True, False, True, True, True, True]
+    pairs = make(Parity(), SEVEN, texts, lengths, finished=cut_off, prefer="shortest", per_prompt=9)
+    assert ranked(pairs) == [("55", "8888"), ("55", "999999")]
+    (one,) = make(Parity(), SEVEN, texts, lengths, prefer="shortest")
+    assert (one.chosen, one.rejected) in [("22", "8888"), ("22", "999999")]
+
+
 def test_preference_pairs_refuse(subject):
     make = subject("preference_pairs")
     refuses(make, Copy(), SEVEN, ["7", "8"], [2], match="lengths has 1 entries, expected 2: as com")
+    refuses(
+        make, Copy(), SEVEN, ["7", "8"], [2, 2], finished=[True],
+        match="finished has 1 entries, expected 2: as completions",
+    )  # fmt: skip
     refuses(make, Copy(), SEVEN, ["7"], [2], per_prompt=0, match="per_prompt is 0, expected at")
+    refuses(make, Copy(), SEVEN, ["7"], [2], prefer="short", match="prefer is 'short', expected 'r")
+    refuses(
+        make, Copy(), SEVEN, ["7"], [2], prefer="shortest", length_coef=0.1,
+        match="length_coef is 0.1, expected 0 with prefer='shortest'",
+    )  # fmt: skip
+
+
+# shortest_right_pairs
+
+
+@pytest.mark.parametrize("correct, lengths, longer, expected", [
+    ([1, 1, 0, 0], [100, 200, 300, 500], 1.5, [(0, 1), (0, 2), (0, 3)]),
+    ([1, 1, 0], [100, 140, 120], 1.5, [(0, 2)]),                   # hardly longer: wrong alone
+    ([1, 1, 1, 1], [100, 150, 151, 90], 1.5, [(3, 1), (3, 2)]),    # 135 is the limit
+    ([1, 1, 1], [100, 150, 151], 1.5, [(0, 2)]),                   # more than half as long again
+    ([1, 1, 1], [100, 150, 151], 1.0, [(0, 1), (0, 2)]),
+    ([1, 1, 1], [100, 150, 301], 3.0, [(0, 2)]),
+    ([0, 1, 0, 0], [50, 100, 100, 101], 1.5, [(1, 3)]),            # a wrong one must be longer
+    ([0, 0], [100, 200], 1.5, []),
+    ([1, 1], [7, 7], 1.0, []),
+    ([0, 1, 1], [9, 4, 4], 1.5, [(1, 0)]),                         # the first of the shortest
+    ([0.9, 1.0], [8, 13], 1.5, []),                                # nearly right is wrong
+    ([0.9, 1.0], [10, 9], 1.5, [(1, 0)]),                          # and no longer than right
+    ([], [], 1.5, []),
+])  # fmt: skip
+def test_shortest_right_pairs_by_hand(subject, correct, lengths, longer, expected):
+    finished = [True] * len(correct)
+    assert subject("shortest_right_pairs")(correct, lengths, finished, longer=longer) == expected
+
+
+def test_shortest_right_pairs_reject_half_as_long_again_unless_told_otherwise(subject):
+    pairs = subject("shortest_right_pairs")([1, 1, 1], [100, 150, 151], [True] * 3)
+    assert pairs == [(0, 2)]
+
+
+def test_shortest_right_pairs_never_choose_what_was_cut_off_but_reject_it(subject):
+    make = subject("shortest_right_pairs")
+    assert make([1, 1, 0], [3, 9, 20], [False, True, False]) == [(1, 2)]
+    assert make([1, 1, 0], [20, 9, 12], [False, True, True]) == [(1, 0), (1, 2)]
+    assert make([1, 1], [3, 9], [False, False]) == []
+
+
+@given(
+    group=st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(1, 9), st.booleans()), max_size=8)
+)
+def test_shortest_right_pairs_are_what_the_definition_says(subject, group):
+    pairs = subject("shortest_right_pairs")(*([list(column) for column in zip(*group, strict=True)]
+                                              or [[], [], []]))  # fmt: skip
+    chosen = {i for i, _ in pairs}
+    assert len(chosen) <= 1
+    for i in chosen:
+        assert group[i][0] == 1 and group[i][2]
+        assert all(n >= group[i][1] for right, n, ended in group if right and ended)
+        rejected = [
+            j for j, (right, n, _) in enumerate(group)
+            if (2 * n > 3 * group[i][1] if right else n > group[i][1])
+        ]  # fmt: skip
+        assert [j for _, j in pairs] == rejected
+    if not chosen and any(right and ended for right, _, ended in group):
+        shortest = min(n for right, n, ended in group if right and ended)
+        assert all(n <= shortest or (right and 2 * n <= 3 * shortest) for right, n, _ in group)
+
+
+def test_shortest_right_pairs_refuse(subject):
+    make = subject("shortest_right_pairs")
+    refuses(make, [1, 0], [2], [True, True], match="lengths has 1 entries, expected 2")
+    refuses(make, [1, 0], [2, 3], [True], match="finished has 1 entries, expected 2")
+    refuses(make, [1], [2], [True], longer=0.5, match="longer is 0.5, expected at least 1")
+    refuses(make, [1], [2], [True], longer=math.nan, match="longer is nan, expected at least 1")
 
 
 # sample_preferences
@@ -140,10 +239,31 @@ def test_sample_preferences_take_several_pairs_of_a_problem_if_asked(subject):
     assert {pair.meta["correct"] for pair in liking} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
+def test_sample_preferences_of_the_shortest_right_ones(subject):
+    pairs = sampled(subject, prefer="shortest", per_prompt=99, count=30)
+    known = [(*pair.meta["correct"], *pair.meta["length"]) for pair in pairs]
+    assert all(right == 1 and longer > length for right, _, length, longer in known)
+    assert all(2 * longer > 3 * length for _, right, length, longer in known if right)
+    assert {right for _, right, *_ in known} == {0, 1}
+    assert len(pairs) > len({(pair.prompt, pair.chosen) for pair in pairs})  # one against several
+
+
+def test_sample_preferences_know_which_completions_ended_by_themselves(subject):
+    pairs = sampled(subject, count=30)
+    everything = [(text, *known) for pair in pairs for text, *known in zip(
+        (pair.chosen, pair.rejected), pair.meta["length"], pair.meta["finished"], strict=True
+    )]  # fmt: skip
+    ids = toy_tokenizer().encode
+    # Of six tokens at most, one that ended has the end token as its last.
+    assert all(ended == (length == len(ids(text)) + 1) for text, length, ended in everything)
+    assert {ended for _, _, ended in everything} == {True, False}
+
+
 def echo(model, tokenizer, prompts, *, group_size, **options):
     """A rollout that says each prompt again, then a letter: the first of a group "a"."""
     texts = [prompt + letter for prompt in prompts for letter in "abcdef"[:group_size]]
-    return SimpleNamespace(texts=texts, lengths=torch.tensor([len(text) for text in texts]))
+    lengths = torch.tensor([len(text) for text in texts])
+    return SimpleNamespace(texts=texts, lengths=lengths, finished=lengths > 0)
 
 
 class LikesB(Parity):
@@ -199,7 +319,13 @@ def test_sample_preferences_refuse(subject):
 # flip_labels
 
 PAIRS = [
-    Preference(f"{i}=", "a", "b", 0.5, {"key": i, "correct": (1.0, 0.0), "length": (3, 7)})
+    Preference(
+        f"{i}=",
+        "a",
+        "b",
+        0.5,
+        {"key": i, "correct": (1.0, 0.0), "length": (3, 7), "finished": (True, False)},
+    )
     for i in range(2000)
 ]
 
@@ -208,7 +334,8 @@ def test_flip_labels_swaps_all_or_none(subject):
     flip = subject("flip_labels")
     assert flip(PAIRS, 0.0, seed=0) == PAIRS
     swapped = flip(PAIRS, 1.0, seed=0)
-    meta = {"key": 5, "correct": (0.0, 1.0), "length": (7, 3), "flipped": True}
+    meta = {"key": 5, "correct": (0.0, 1.0), "length": (7, 3), "finished": (False, True)}
+    meta["flipped"] = True
     assert swapped[5] == Preference("5=", "b", "a", 0.5, meta)
     back = flip(swapped, 1.0, seed=1)
     assert [dataclasses.replace(p, meta=p.meta | {"flipped": False}) for p in PAIRS] == back

@@ -62,6 +62,14 @@ def test_accuracy_reward_by_hand(subject, completion, answer, expected):
     ("<answer>6</answer><think>a</think>", 0.0),                 # the other way round
     ("<think>a</think><answer>6</answer><answer>7</answer>", 0.0),
     ("a</think><answer>6</answer>", 0.0),                        # not prefilled: a tag is missing
+    ("<think>a\nb</think><answer>c\nd</answer>", 1.0),
+    ("<think></think><answer></answer>", 1.0),                   # whatever the blocks hold
+    ("so <think>a</think><answer>6</answer>", 0.0),
+    ("<think>a</think> so <answer>6</answer>", 0.0),
+    ("<think>a</think><answer>6</answer>!", 0.0),
+    ("<think>a<think></think><answer>6</answer>", 0.0),
+    ("<think>a</think><answer>6", 0.0),
+    ("", 0.0),
 ])  # fmt: skip
 def test_format_reward_by_hand(subject, completion, expected):
     assert subject("rewards.format_reward")(completion) == expected
@@ -72,6 +80,59 @@ def test_format_reward_of_a_prompt_that_opened_the_thinking(subject):
     assert reward("a</think><answer>6</answer>", prefilled=True) == 1.0
     assert reward("<think>a</think><answer>6</answer>", prefilled=True) == 0.0
     assert type(reward("a")) is float
+
+
+# rule_reward
+
+HACKS = {  # what a policy may find that is paid by a rule, where the right answer is 42
+    "counts": (" ".join(map(str, range(100))), 0.0),
+    "thinks of it, answers another": ("<think>42</think><answer>41</answer>", 0.1),
+    "answers twice": ("<think>a</think><answer>41</answer><answer>42</answer>", 0.0),
+    "answers in its thoughts": ("<think><answer>42</answer></think>", 0.0),
+    "lists": ("<think>a</think><answer>41, 42, 43</answer>", 0.1),
+    "hides it in more digits": ("<think>a</think><answer>1423</answer>", 0.1),
+    "has the form and no thought": ("<think> … </think><answer>41</answer>", 0.0),
+    "leaves the sum to the verifier": ("<think>a</think><answer>6*7</answer>", 0.1),
+    "never closes": ("<think>a</think><answer>42", 0.0),
+    "goes on": ("<think>a</think><answer>42</answer> or 41 or 43", 0.0),
+}
+
+
+@pytest.mark.parametrize("name", HACKS)
+def test_rule_reward_survives_ten_hacks(subject, name):
+    completion, earned = HACKS[name]
+    assert subject("rewards.rule_reward")(completion, "42") == earned
+
+
+@pytest.mark.parametrize("prediction, answer, expected", [
+    ("42", "42", 1.0),
+    (" +42.0 ", "42", 1.0),
+    ("so \\boxed{42}", "42", 1.0),
+    ("1,000", "1000", 1.0),
+    ("-7", "-7", 1.0),
+    ("7", "-7", 0.1),
+    ("43", "42", 0.1),
+    ("41.99999", "42", 0.1),
+    ("", "42", 0.1),
+    ("\\boxed{42", "42", 0.1),               # its box is not closed: no answer
+    ("0.5", "1/2", 1.0),
+    ("2x + 2", "2(x+1)", 1.0),               # not a number: a formula may be right
+    ("9**9**9**9", "42", 0.1),
+])  # fmt: skip
+def test_rule_reward_of_good_form(subject, prediction, answer, expected):
+    completion = f"<think>6*7=42</think>\n<answer>{prediction}</answer>"
+    assert subject("rewards.rule_reward")(completion, answer) == expected
+
+
+def test_rule_reward_pays_form_what_it_is_told(subject):
+    rule_reward = subject("rewards.rule_reward")
+    right, wrong = (f"<think>a</think><answer>{x}</answer>" for x in (42, 41))
+    for form in (0.0, 0.5):
+        assert rule_reward(right, "42", form=form) == 1.0
+        assert rule_reward(wrong, "42", form=form) == form
+        assert rule_reward("<answer>42</answer>", "42", form=form) == 0.0
+    for form in (1.0, -0.1):
+        refuses(rule_reward, right, "42", form=form, match=f"form is {form}, expected 0 to less")
 
 
 # language_reward

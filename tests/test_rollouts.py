@@ -14,37 +14,44 @@ from tests.tensors import refuses
 ALIVE, RIGHT, WRONG = [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]
 
 
-def drawing(*rounds):
-    """A `draw` that gives these groups, and the list of what it was asked for."""
-    asked, waiting = [], list(rounds)
+class Draws:
+    """A `draw` that gives these groups one after the other; `asked` is what it was asked for."""
 
-    def draw(count):
-        asked.append(count)
-        return torch.tensor(waiting.pop(0)[:count])
+    def __init__(self, *groups, asked=()):
+        self.groups, self.asked = groups, [*asked]
 
-    return draw, asked
+    def __call__(self, count):
+        start = sum(self.asked)
+        self.asked.append(count)
+        return torch.tensor(self.groups[start : start + count])
+
+    def __repr__(self):
+        return f"the groups {self.groups}, one after the other"
+
+    def snapshot(self):
+        return Draws(*self.groups, asked=self.asked)
 
 
 def test_filled_by_hand(subject):
-    draw, asked = drawing([RIGHT, ALIVE, WRONG], [WRONG, ALIVE], [ALIVE])
+    draw = Draws(RIGHT, ALIVE, WRONG, WRONG, ALIVE, ALIVE)
     chosen = subject("rollouts.fill_with_mixed")(draw, 3, rounds=9)
-    assert chosen == [(0, 1), (1, 1), (2, 0)] and asked == [3, 2, 1]  # only what is missing
+    assert chosen == [(0, 1), (1, 1), (2, 0)] and draw.asked == [3, 2, 1]  # only what is missing
 
 
 def test_nothing_more_is_drawn_when_all_are_mixed(subject):
-    draw, asked = drawing([ALIVE, ALIVE])
+    draw = Draws(ALIVE, ALIVE)
     assert subject("rollouts.fill_with_mixed")(draw, 2, rounds=5) == [(0, 0), (0, 1)]
-    assert asked == [2]
+    assert draw.asked == [2]
 
 
 def test_what_is_missing_after_the_last_round_is_filled_up_with_the_first_others(subject):
-    draw, asked = drawing([RIGHT, WRONG, ALIVE], [WRONG, ALIVE])
+    draw = Draws(RIGHT, WRONG, ALIVE, WRONG, ALIVE)
     assert subject("rollouts.fill_with_mixed")(draw, 3, rounds=2) == [(0, 2), (1, 1), (0, 0)]
-    assert asked == [3, 2]
+    assert draw.asked == [3, 2]
 
 
 def test_a_score_between_makes_a_group_mixed_too(subject):
-    draw, _ = drawing([[0.0, 0.0, 0.5], [0.5, 0.5, 0.5]])
+    draw = Draws([0.0, 0.0, 0.5], [0.5, 0.5, 0.5])
     assert subject("rollouts.fill_with_mixed")(draw, 2, rounds=1) == [(0, 0), (0, 1)]
 
 
@@ -53,25 +60,20 @@ def test_a_score_between_makes_a_group_mixed_too(subject):
     st.lists(st.sampled_from([ALIVE, RIGHT, WRONG]), min_size=30, max_size=30),
 )  # fmt: skip
 def test_a_filled_batch_has_all_the_mixed_groups_that_were_drawn(subject, wanted, rounds, groups):
-    drawn = []
-
-    def draw(count):
-        start = sum(map(len, drawn))
-        drawn.append(groups[start : start + count])
-        return torch.tensor(drawn[-1])
-
+    draw = Draws(*groups)
     chosen = subject("rollouts.fill_with_mixed")(draw, wanted, rounds=rounds)
-    assert len(chosen) == len(set(chosen)) == wanted and len(drawn) <= rounds
-    mixed = [(r, g) for r, part in enumerate(drawn) for g, x in enumerate(part) if x is ALIVE]
+    assert len(chosen) == len(set(chosen)) == wanted and len(draw.asked) <= rounds
+    places = [(r, g) for r, count in enumerate(draw.asked) for g in range(count)]
+    mixed = [place for place, x in zip(places, groups, strict=False) if x is ALIVE]
     assert chosen[: len(mixed)] == mixed
-    assert len(mixed) == wanted or len(drawn) == rounds
+    assert len(mixed) == wanted or len(draw.asked) == rounds
 
 
 def test_filling_refuses(subject):
     fill = subject("rollouts.fill_with_mixed")
-    refuses(fill, drawing([ALIVE])[0], 0, rounds=1, match="wanted is 0, expected at least 1")
-    refuses(fill, drawing([ALIVE])[0], 1, rounds=0, match="rounds is 0, expected at least 1")
-    refuses(fill, drawing([ALIVE])[0], 2, rounds=1, match=r"draw returned shape \[1, 2\]")
+    refuses(fill, Draws(ALIVE), 0, rounds=1, match="wanted is 0, expected at least 1")
+    refuses(fill, Draws(ALIVE), 1, rounds=0, match="rounds is 0, expected at least 1")
+    refuses(fill, Draws(ALIVE), 2, rounds=1, match=r"draw returned shape \[1, 2\]")
 
 
 def settings(kind, **changes):

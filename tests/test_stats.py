@@ -62,6 +62,47 @@ def test_pass_at_k_refuses(subject):
     refuses(pass_at_k, 4, 0.5, 1, match="c is 0.5, expected a whole number")
 
 
+# mixed_group_chance
+
+
+@pytest.mark.parametrize("n, c, group_size, expected", [
+    (4, 2, 2, 2 / 3),      # of six pairs one is right twice and one wrong twice
+    (10, 3, 4, 5 / 6),     # 1 - (C(3,4) + C(7,4)) / C(10,4) = 1 - (0 + 35) / 210
+    (10, 3, 8, 1.0),       # neither 3 right nor 7 wrong ones fill 8 places
+    (8, 1, 8, 1.0),
+    (6, 0, 4, 0.0),
+    (6, 6, 4, 0.0),
+    (5, 2, 1, 0.0),        # one completion always agrees with itself
+])  # fmt: skip
+def test_mixed_group_chance_by_hand(subject, n, c, group_size, expected):
+    assert subject("mixed_group_chance")(n, c, group_size) == pytest.approx(expected, abs=1e-12)
+
+
+@given(n=st.integers(1, 7), data=st.data())
+def test_mixed_group_chance_is_the_share_of_subsets_that_are_mixed(subject, n, data):
+    c, group_size = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    subsets = list(itertools.combinations([1] * c + [0] * (n - c), group_size))
+    share = sum(0 < sum(subset) < group_size for subset in subsets) / len(subsets)
+    assert subject("mixed_group_chance")(n, c, group_size) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("p, n, group_size", [(0.3, 5, 2), (0.05, 8, 4), (0.9, 4, 4)])
+def test_mixed_group_chance_is_unbiased(subject, p, n, group_size):
+    weights = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
+    chances = [subject("mixed_group_chance")(n, c, group_size) for c in range(n + 1)]
+    mean = sum(w * chance for w, chance in zip(weights, chances, strict=True))
+    assert mean == pytest.approx(1 - p**group_size - (1 - p) ** group_size)
+
+
+def test_mixed_group_chance_refuses(subject):
+    chance = subject("mixed_group_chance")
+    refuses(chance, 4, 5, 2, match="c is 5, expected 0 to n=4")
+    refuses(chance, 4, -1, 2, match="c is -1, expected 0 to n=4")
+    refuses(chance, 4, 2, 0, match="group_size is 0, expected 1 to n=4")
+    refuses(chance, 4, 2, 5, match="group_size is 5, expected 1 to n=4")
+    refuses(chance, 4, 0.5, 2, match="c is 0.5, expected a whole number")
+
+
 # bootstrap_interval
 
 

@@ -104,6 +104,55 @@ def test_no_answer_is_so_frequent_that_guessing_pays():
         assert sum(p.meta["steps"] == steps for p in problems) > 400  # evenly spread: 500 each
 
 
+# Targets
+
+
+def test_the_prompt_asks_for_the_target_and_says_nothing_else_new(subject):
+    stories, targets = subject("tasks.stories.Stories"), (16, 24, 96)
+    plain = stories().generate(200, seed=3, split="tune")
+    asked = stories(targets=targets).generate(200, seed=3, split="tune")
+    for problem, other in zip(plain, asked, strict=True):
+        target = other.meta["target"]
+        assert other.prompt == problem.prompt.removesuffix("\n") + f" in {target} tokens\n"
+        assert (other.answer, other.demonstration) == (problem.answer, problem.demonstration)
+        assert "target" not in problem.meta and target in targets
+
+
+def test_a_story_is_the_same_at_all_targets(subject):
+    stories = subject("tasks.stories.Stories")
+    short, long = (stories(targets=(n,)).generate(50, seed=0, split="train") for n in (16, 96))
+    texts = [[p.prompt.partition("?")[0] for p in problems] for problems in (short, long)]
+    assert texts[0] == texts[1] and repr(stories(targets=(16,))) == repr(stories())
+
+
+def test_a_target_tells_nothing_about_its_story_or_its_document(subject):
+    task = subject("tasks.stories.Stories")(targets=(16, 96))
+    by_steps, lengths = Counter(), {16: [], 96: []}
+    documents = task.documents(8000, seed=0, direct=0, slipped=0.5, right=0.5, checks=3)
+    for prompt, completion in documents:
+        story, _, rest = prompt.partition("?")
+        target = int(rest.removeprefix(" in ").removesuffix(" tokens\n"))
+        by_steps[story.count(".") - 1, target] += 1
+        lengths[target].append(completion.count("="))
+    for steps in range(2, 6):  # five standard deviations of a share of 2,000: 0.056
+        assert abs(by_steps[steps, 16] / (by_steps[steps, 16] + by_steps[steps, 96]) - 0.5) < 0.056
+    # Steps and checks: each has variance 1.25; five deviations of a difference of two means.
+    means = [sum(row) / len(row) for row in lengths.values()]
+    assert abs(means[0] - means[1]) < 5 * (2 * 2.5 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "targets, message",
+    [
+        ([16], r"targets is \[16\], expected a tuple of integers"),
+        ((16, 0), "an entry of targets is 0, expected an integer of at least 1"),
+    ],
+)
+def test_targets_that_are_no_lengths_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        Stories(targets=targets)
+
+
 # Documents
 
 

@@ -7,10 +7,13 @@ direct completion is the answer alone. The documents to pretrain on mix direct a
 with one slip, and right thinking, so that a base model can reason but mostly does not.
 
 Every value on the way is a whole number from 1 to `limit`; one that slipped may be 0.
+
+With `targets` a prompt also asks for a length, "how many? in 48 tokens". Nothing in the documents
+goes by it: what it means is left to RL (LCPO).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
@@ -35,16 +38,23 @@ class Stories(Task):
         steps:  fewest and most things that happen.
         limit:  the largest value on the way.
         amount: the largest number in the text.
+        targets: lengths in tokens, one of which each prompt asks for, whatever its story: it is
+                `meta["target"]`. The stories are the same at all targets, and without.
     """
 
     steps: tuple[int, int] = (2, 5)
     limit: int = 150
     amount: int = 20
+    targets: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1)
         check_whole("limit", self.limit, 3)
         check_whole("amount", self.amount, 2, self.limit)
+        if not isinstance(self.targets, tuple):
+            raise ValueError(f"targets is {self.targets!r}, expected a tuple of integers")
+        for target in self.targets:
+            check_whole("an entry of targets", target, 1)
 
     def documents(
         self, n: int, *, seed: int, direct: float = 0.65, slipped: float = 0.20,
@@ -111,13 +121,17 @@ class Stories(Task):
                 events.append(f"{random.choice(VERBS[operation[0]])} {operation[1:]}.")
         name, things = random.choice(NAMES), random.choice(THINGS)
         entries, value = think(int(start), operations)
+        asked, meta = "", {}
+        if self.targets:  # drawn last: names and things stay what they are
+            meta = {"target": random.choice(self.targets)}
+            asked = f" in {meta['target']} tokens"
         return Problem(
-            prompt=f"{name} has {start} {things}. {' '.join(events)} how many?\n",
+            prompt=f"{name} has {start} {things}. {' '.join(events)} how many?{asked}\n",
             answer=str(value),
             demonstration=tagged(" ".join(entries), value),
             meta={
                 "key": key, "steps": len(operations), "start": int(start),
-                "operations": operations, "limit": self.limit,
+                "operations": operations, "limit": self.limit, **meta,
             },
         )  # fmt: skip
 

@@ -50,6 +50,29 @@ MUTANTS = {
             "advantages / divisor",
         ),
     },
+    "process_advantages": {
+        "the completions of a group are taken to lie P rows apart: repeat, not repeat_interleave": (
+            ".view(-1, group_size)  # [P,G]",
+            ".view(group_size, -1).T  # [P,G]",
+        ),
+        "all groups are compared with each other": ('"dim": (1, 2)', '"dim": (0, 1, 2)'),
+        "each completion is compared with its own steps": ('"dim": (1, 2)', '"dim": 2'),
+        "every token counts as a step": (
+            "centred = torch.where(counted, centred - mean, 0)",
+            "centred = centred - mean",
+        ),
+        "the mean is over all tokens, not over the steps": (
+            "/ steps.clamp(min=1)\n",
+            "/ counted[0].numel()\n",
+        ),
+        "the deviation divides by n, not by n - 1": ("(steps - 1).clamp", "steps.clamp"),
+        "a token gets its own step and all earlier ones": (
+            "scaled.flip(2).cumsum(2).flip(2)",
+            "scaled.cumsum(2)",
+        ),
+        "later steps are not added up": ("scaled.flip(2).cumsum(2).flip(2)", "scaled"),
+        "eps is left out": ("min=1)).sqrt() + eps", "min=1)).sqrt()"),
+    },
     "gae": {
         "lambda is left out": ("gamma * lam * next_advantage", "gamma * next_advantage"),
         "gamma discounts the value but not the advantage": (

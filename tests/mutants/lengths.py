@@ -41,7 +41,7 @@ MUTANTS = {
             "0.5 - (length - shortest) / spread",
             "(length - shortest) / spread - 0.5",
         ),
-        "measured from the longest": ("(length - shortest)", "(max(sizes) - length)"),
+        "measured from 0, not from the shortest": ("(length - shortest)", "length"),
         "wrong ones get nothing at all": ("min(0.0, reward)", "0.0"),
         "relative to the longest, not to the spread": (
             "(length - shortest) / spread",

@@ -39,10 +39,6 @@ MUTANTS = {
         ),
     },
     "token_entropy": {
-        "only the first part of the batch": (
-            "for part in _parts(logits, logits)])",
-            "for part in _parts(logits, logits)[:1]])",
-        ),
         "in bits, not in nats": (
             "_entropy(_at_least_float32(part))",
             "_entropy(_at_least_float32(part)) / math.log(2)",
@@ -50,6 +46,18 @@ MUTANTS = {
         "divided by the log of the vocabulary": (
             "_entropy(_at_least_float32(part))",
             "_entropy(_at_least_float32(part)) / math.log(part.shape[-1])",
+        ),
+        "an impossible token adds 0 · inf": (
+            "_entropy(_at_least_float32(part))",
+            "(lambda x, any: -(torch.where(any, x, 0).log_softmax(-1).exp() * torch.where("
+            "any, torch.where(any, x, 0).log_softmax(-1), 0)).sum(-1))"
+            "(_at_least_float32(part), (part > -math.inf).any(-1, True))",
+        ),
+    },
+    "_parts": {
+        "only the first part of the batch": (
+            "numel()))",
+            "numel()))[:1]",
         ),
     },
     "_entropy": {
@@ -124,7 +132,10 @@ MUTANTS = {
         ),
     },
     "dpo_loss": {
-        "no reference": ("_at_least_float32(rejected) - ref_rejected.detach()", "rejected"),
+        "the rejected one has no reference": (
+            "_at_least_float32(rejected) - ref_rejected.detach()",
+            "rejected",
+        ),
         "beta divides": ("beta * (chosen_gain", "1 / beta * (chosen_gain"),
         "beta is ignored": ("beta * (chosen_gain", "1.0 * (chosen_gain"),
         "prefers the rejected one": (
@@ -132,9 +143,9 @@ MUTANTS = {
             "rejected_gain - chosen_gain",
         ),
         "the reference is trained too": ("- ref_chosen.detach()", "- ref_chosen"),
-        "policy and reference are swapped": (
-            "beta * (chosen_gain - rejected_gain)",
-            "-beta * (chosen_gain - rejected_gain)",
+        "the mean is taken before the log": (
+            "-F.logsigmoid(beta * (chosen_gain - rejected_gain)).mean()",
+            "-F.logsigmoid((beta * (chosen_gain - rejected_gain)).mean())",
         ),
     },
     "_counted": {"labels are a mask": ("check_mask(mask,", 'check_shape("mask", mask,')},
@@ -168,6 +179,40 @@ MUTANTS = {
             "return estimate",
         ),
     },
+    "probability_ratio": {
+        "the ratio is old over new": ("_bounded_exp(log_ratio)", "_bounded_exp(-log_ratio)"),
+        "returns the log-ratio": ("_bounded_exp(log_ratio)", "log_ratio"),
+        "the ratio of a sequence is the product, not the mean": (
+            "masked_mean(log_ratio, counted, dim=1)[:, None]",
+            "log_ratio.sum(1, keepdim=True)",
+        ),
+        "the ratio of a sequence counts padding": (
+            "masked_mean(log_ratio, counted, dim=1)[:, None]",
+            "log_ratio.mean(1, keepdim=True)",
+        ),
+        "the ratio of a sequence is averaged over the whole batch": (
+            "masked_mean(log_ratio, counted, dim=1)[:, None]",
+            "masked_mean(log_ratio, counted)[None, None]",
+        ),
+        "the ratio of a sequence is the mean of its tokens' ratios": (
+            "masked_mean(log_ratio, counted, dim=1)[:, None]",
+            "masked_mean(_bounded_exp(log_ratio), counted, dim=1).log()[:, None]",
+        ),
+        "the ratio of a sequence is that of a token": (
+            'if ratio == "sequence":',
+            'if ratio == "nothing":',
+        ),
+        "the old policy is trained too": ("old_logprobs.detach()", "old_logprobs"),
+        "what does not count is not set to 1": (
+            "torch.where(counted, _bounded_exp(log_ratio), 1)",
+            "_bounded_exp(log_ratio)",
+        ),
+        "masked log-probabilities reach the gradient": (
+            "new = torch.where(counted, _at_least_float32(logprobs), 0)",
+            "new = _at_least_float32(logprobs)",
+        ),
+        "overflows": ("_bounded_exp(log_ratio)", "log_ratio.exp()"),
+    },
     "policy_loss": {
         "takes the larger of raw and clipped when the advantage is negative": (
             "torch.minimum(ratios * advantages, clipped * advantages)",
@@ -187,29 +232,9 @@ MUTANTS = {
             "loss = -aggregate_tokens",
             "loss = aggregate_tokens",
         ),
-        "the ratio is old over new": (
-            "log_ratio = logprobs - old_logprobs",
-            "log_ratio = old_logprobs - logprobs",
-        ),
         "clip_low and clip_high are swapped": (
             "bounds = (1 - clip_low, 1 + clip_high)",
             "bounds = (1 - clip_high, 1 + clip_low)",
-        ),
-        "the ratio of a sequence is the product, not the mean": (
-            "masked_mean(log_ratio, counted, dim=1)[:, None]",
-            "log_ratio.sum(1, keepdim=True)",
-        ),
-        "the ratio of a sequence counts padding": (
-            "masked_mean(log_ratio, counted, dim=1)[:, None]",
-            "log_ratio.mean(1, keepdim=True)",
-        ),
-        "the ratio of a sequence is averaged over the whole batch": (
-            "masked_mean(log_ratio, counted, dim=1)[:, None]",
-            "masked_mean(log_ratio, counted)[None, None]",
-        ),
-        "the ratio of a sequence is that of a token": (
-            'if ratio == "sequence":',
-            'if ratio == "nothing":',
         ),
         "cispo's weight carries a gradient": ("clipped.detach()", "clipped"),
         "cispo multiplies by the ratio, not by the log-probability": (
@@ -225,7 +250,6 @@ MUTANTS = {
             "    else:\n        objective = ratios * advantages",
             "    else:\n        objective = ratios.detach() * advantages",
         ),
-        "the old policy is trained too": ("old_logprobs.detach()", "old_logprobs"),
         "the advantage is trained too": ("advantages.detach()", "advantages"),
         "one advantage a sequence is spread along the batch": (
             "advantages[:, None].expand_as(logprobs)",
@@ -234,10 +258,6 @@ MUTANTS = {
         "the aggregate is always sequence_mean": (
             "aggregate=aggregate, max_tokens=max_tokens",
             'aggregate="sequence_mean", max_tokens=max_tokens',
-        ),
-        "masked advantages are multiplied by 0": (
-            "torch.where(counted, advantages.detach(), 0)",
-            "advantages.detach() * counted",
         ),
         "masked log-probabilities reach the gradient": (
             "logprobs = torch.where(counted, _at_least_float32(logprobs), 0)",

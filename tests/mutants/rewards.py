@@ -15,6 +15,11 @@ MUTANTS = {
             "completion",
         ),
         "any answer is right": (" and math_equal(prediction, answer)", ""),
+        "without an answer in its place, the text is searched for it": (
+            "prediction is not None and math_equal(prediction, answer)",
+            "answer in (re.findall(r'\\d+', completion) if prediction is None else ())"
+            " or math_equal(prediction, answer)",
+        ),
     },
     "format_reward": {
         "prefilled is not passed on": ("prefilled=prefilled", "prefilled=False"),
@@ -22,6 +27,31 @@ MUTANTS = {
         "the tags anywhere, in any order": (
             "check_format(completion, prefilled=prefilled)",
             "all(t in completion for t in ('</think>', '<answer>', '</answer>'))",
+        ),
+        "a tag may be there twice": (
+            "check_format(completion, prefilled=prefilled)",
+            "re.fullmatch(r'\\s*<think>.*</think>\\s*<answer>.*</answer>\\s*', "
+            "'<think>' * prefilled + completion, re.DOTALL) is not None",
+        ),
+        "what follows the answer does not count": (
+            "check_format(completion,",
+            "check_format(''.join(completion.partition('</answer>')[:2]),",
+        ),
+    },
+    "rule_reward": {
+        "the answer anywhere in the text is enough": (
+            "math_equal(prediction, answer)",
+            "answer in completion",
+        ),
+        "right is enough, in whatever form": ("return 0.0", "form = 0.0"),
+        "nothing need be thought": (" or not any(map(str.isalnum, thought))", ""),
+        "a sum that comes to the answer is right": ("if worked_out and", "if"),
+        "form is paid on top": ("1.0 if worked_out", "1.0 + form if worked_out"),
+        "form alone earns nothing": ("else form", "else 0.0"),
+        "only numbers can be right": (" or not _NUMBER.fullmatch(answer)", ""),
+        "what is nearly right is right": (
+            "math_equal(prediction, answer)",
+            "(math_equal(prediction, answer) or prediction[:-1] == answer[:-1] != '')",
         ),
     },
     "language_reward": {

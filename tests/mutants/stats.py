@@ -25,6 +25,21 @@ MUTANTS = {
             "math.comb(n - c, k) / subsets",
         ),
     },
+    "mixed_group_chance": {
+        "the biased estimate 1 - p^G - (1-p)^G with p = c/n": (
+            "(subsets - agree) / subsets",
+            "1 - (c / n) ** group_size - (1 - c / n) ** group_size",
+        ),
+        "a group that is all right counts as mixed": (
+            "math.comb(c, group_size) + math.comb(n - c, group_size)",
+            "math.comb(n - c, group_size)",
+        ),
+        "a group that is all wrong counts as mixed": (
+            "math.comb(c, group_size) + math.comb(n - c, group_size)",
+            "math.comb(c, group_size)",
+        ),
+        "the chance that a group is dead": ("(subsets - agree) / subsets", "agree / subsets"),
+    },
     "bootstrap_interval": {
         "an interval of single values, not of the mean": (
             "size=shape)].mean(1))",

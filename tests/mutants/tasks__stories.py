@@ -1,6 +1,14 @@
 """Mistakes in working out a story and in reading what a completion thinks of it."""
 
 MUTANTS = {
+    "Stories": {
+        "a target makes other stories": ("field(default=(), repr=False)", "()"),
+        "the prompt does not say the target": ("many?{asked}", "many?"),
+        "the target goes by the number of steps": (
+            "random.choice(self.targets)", "self.targets[len(operations) % len(self.targets)]",
+        ),
+        "the problem does not tell its target": ("self.limit, **meta", "self.limit"),
+    },
     "apply": {
         "halves an odd number": (" and value % number == 0", ""),
         "goes below 0": (" if number <= value else None", ""),
