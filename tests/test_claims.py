@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 CLAIMS = Path(__file__).parents[1] / "chapters" / "claims"
 sys.path.insert(0, str(CLAIMS))  # as for a script that lies there
@@ -803,21 +804,383 @@ def test_c23_deviation_has_its_interval():
     assert e.high == pytest.approx(2 * math.sqrt(9 / 2.2199), abs=1e-3)
 
 
+# A level, settled in tuning, and where a curve passes it.
+
+
+def test_a_level_is_four_fifths_of_the_way():
+    from ledger.levels import own_level
+
+    lines = [{"accuracy": a} for a in (0.2, 0.9, 0.6, 0.7, 0.8)]  # the last three: 0.7
+    assert own_level(lines) == pytest.approx(0.2 + 0.8 * 0.5)
+
+
+def test_a_curve_is_smoothed_before_it_passes():
+    from ledger.levels import at_place, passing
+
+    # each with its neighbours: 0.1, 0.2, 0.4, 0.6, 0.7; 0.5 lies half way from the third to the
+    # fourth, though the second point alone is above it
+    curve = np.array([-0.4, 0.6, 0.4, 0.2, 1.2])
+    place = passing(curve, 0.5)
+    assert place == pytest.approx(2.5)
+    assert at_place(np.array([0.0, 10, 20, 30, 40]), place) == pytest.approx(25)
+    assert passing(curve, 0.0) == 0 and passing(curve, 0.8) == 4  # at once, and never
+    many = passing(np.stack([curve, curve + 1], 1), 0.5)  # two draws of the problems
+    assert many.tolist() == pytest.approx([2.5, 0])
+    values = np.stack([np.arange(5.0), np.arange(5.0) + 7], 1)
+    assert at_place(values, many).tolist() == pytest.approx([2.5, 7])
+    assert passing(np.array([0.3]), 0.5) == 0 and at_place(np.array([4.0]), np.array(0.0)) == 4
+
+
+def test_what_tuning_settles_is_its_mean_for_the_same_settings(clean, monkeypatch):
+    from ledger import levels
+
+    places, _ = clean
+    monkeypatch.setattr(levels, "Places", lambda: places)
+    settings = {"steps": 1}
+    job = make_job("C10", "plain", settings, 3, places, None)
+    with pytest.raises(
+        ValueError, match=r"level is settled on seeds 100 to 104, of which \[\] have"
+    ):
+        levels.settled(job, "level")
+    for seed in records.TUNING:
+        for more, level in ((settings, seed / 1000), ({"steps": 2}, 9.0)):
+            made_ = make_job("C10", "plain", more, seed, places, None)
+            assert levels.settled(made_, "level") is None
+            execute(lambda _, level=level: Outcome(final={"level": level}), made_)
+            runner.collect(made_)
+    assert levels.settled(job, "level") == pytest.approx(0.102)
+
+
+# The scripts of issue 5.
+
+
+def test_c6_counts_what_is_sound_and_what_a_guesser_would_hit():
+    import c06_pass_at_k as c6
+
+    from reasoning_from_scratch.evaluate import Evaluation
+    from reasoning_from_scratch.tasks import get_task
+
+    first, second = (
+        next(p for p in get_task("stories").generate(200, seed=0, split="tune") if p.answer == a)
+        for a in ("12", "20")
+    )
+    texts = [
+        [first.demonstration, "<answer>12</answer>", "<answer>20</answer>", "no answer"],
+        ["<answer>12</answer>"] * 3 + [second.demonstration],
+    ]
+    correct = np.array([[1, 1, 0, 0], [0, 0, 0, 1]], float)
+    found = Evaluation([first, second], texts, correct, correct, correct > 0, correct > 0)
+    right = c6.sound(found)
+    assert right.tolist() == [[True, False, False, False], [False, False, False, True]]
+    # one right of four: pass@1 1/4, pass@2 1/2, pass@4 1
+    assert c6.passes(right) == pytest.approx(np.array([[0.25] * 2, [0.5] * 2, [1.0] * 2]))
+    # blindly from the other's four answers: 12 in three of them, 20 in one
+    assert c6.guesser(found)[:2] == pytest.approx(np.array([[0.75, 0.25], [0.9375, 0.4375]]))
+    base = {"sound": np.array([[0.1], [0.6]]), "answer": np.array([[0.2], [0.7]])}
+    true = {"sound": np.array([[0.5], [0.7]]), "answer": np.array([[0.5], [0.7]])}
+    seed = made(0, {}, base=base | {"guesser": base["sound"]}, true=true, sharpened=true)
+    values = {name: float(f(seed)) for name, f in c6.CLAIM.statistics.items()}
+    assert values == pytest.approx({
+        "pass_1": 40, "pass_64": 10, "difference": 30, "guesser_pass_64": 60,
+        "sharpened_pass_1": 40, "answer_only_pass_1": 30, "answer_only_pass_64": 0,
+    })  # fmt: skip
+
+
+def test_c6_finds_the_temperature_of_an_entropy(monkeypatch):
+    import c06_pass_at_k as c6
+
+    def entropy(policy, tokenizer, problems, job, temperature):
+        return policy * temperature**2
+
+    monkeypatch.setattr(c6, "entropy", entropy)
+    job = make_job("C6", "sharpened", {"halvings": 12}, 100, Places(), None)
+    # 4 T² is 1 at a half; 0.1 T² never reaches 2 below the highest temperature that is tried
+    assert c6.matched_temperature(4.0, 1.0, None, [], job) == pytest.approx(0.5, abs=1e-3)
+    assert c6.matched_temperature(0.1, 2.0, None, [], job) == pytest.approx(2.0, abs=1e-3)
+
+
+def test_c7_measures_length_against_what_the_problem_needs():
+    import c07_length_bias as c7
+
+    need = np.array([10.0, 40.0])
+    # in the base half of all answers are wrong, as long as needed; then one tenth, twice as long
+    base = {"wrong": np.array([0.5, 0.5]), "wrong_tokens": np.array([5.0, 20.0])}
+    twice = {"wrong": np.array([0.0, 0.2]), "wrong_tokens": np.array([0.0, 16.0]), "need": need}
+    same = base | {"need": need}
+    twice["accuracy"], same["accuracy"] = np.array([0.9, 0.8]), np.array([0.8, 0.8])
+    seed = made(
+        0, {}, long=base, grpo=twice, dr_grpo=same, random_grpo=same, random_dr_grpo=same
+    )  # fmt: skip
+    values = {name: float(f(seed)) for name, f in c7.CLAIM.statistics.items()}
+    assert values.pop("accuracy") == pytest.approx(5)
+    assert values.pop("wrong_length") == values.pop("grpo_length") == pytest.approx(math.log(2))
+    assert set(values.values()) == {0.0}  # though the answers that are wrong are the long ones
+
+
+def test_c7_follows_finished_answers_alone():
+    import c07_length_bias as c7
+
+    from reasoning_from_scratch.sampling import Rollout
+    from reasoning_from_scratch.tasks import get_task
+    from reasoning_from_scratch.tokenizer import Tokenizer
+
+    task = get_task("stories", steps=[2, 2])
+    problem = task.generate(1, seed=0, split="tune")[0]
+    tokenizer = Tokenizer.train([problem.prompt], vocab_size=280)
+    mask = torch.ones(3, 2 * c7.need(tokenizer, problem))
+    texts = [problem.demonstration, "<answer>-1</answer>", "<answer>-1</answer>"]
+    ended = torch.tensor([True, True, False])
+    rollout = Rollout(mask.long(), mask, mask, torch.zeros(3), texts, ended)
+    found = c7.over_need(task, tokenizer)(None, [problem] * 3, rollout)
+    assert found["right"].tolist() == [1, 0, 0] and found["wrong"].tolist() == [0, 1, 0]
+    assert found["right_ratio"].tolist() == [2, 0, 0] and found["wrong_ratio"].tolist() == [0, 2, 0]
+
+
+def test_c24_tells_harder_problems_from_longer_answers():
+    import c24_wrong_is_longer as c24
+
+    from reasoning_from_scratch.evaluate import Evaluation
+
+    # an easy problem, short and mostly right; a hard one, long and mostly wrong: within each, right
+    # and wrong are as long, and a cut-off answer is none
+    correct = np.array([[1, 1, 1, 0], [0, 0, 0, 1]], float)
+    lengths = np.array([[10, 10, 10, 10], [40, 40, 128, 40]])
+    ended = np.array([[True] * 4, [True, True, False, True]])
+    found = Evaluation([None, None], [], correct, lengths, ended, ended)
+    arrays = {name: np.array(a) for name, a in c24.per_problem(found).items()}
+    arrays["within"], arrays["both"] = c24.within(found)
+    seed = made(0, {}, grpo=arrays, base=arrays)
+    assert c24.within(found, np.random.default_rng(0))[0].tolist() == [0, 0]
+    # wrong: 10, 40, 40; right: 10, 10, 10, 40
+    assert float(c24.longer("grpo")(seed)) == pytest.approx(math.log(30 / 17.5))
+    assert float(c24.inside("grpo")(seed)) == 0
+    lengths[0] = (10, 10, 10, 20)  # now the wrong one is longer than the right ones beside it
+    logs, both = c24.within(found)
+    assert logs.tolist() == pytest.approx([math.log(2), 0]) and both.tolist() == [1, 1]
+    shuffled = [c24.within(found, np.random.default_rng(i))[0][0] for i in range(400)]
+    # the long one is wrong in a quarter: log 2, else log(10 / 13.33): mean -0.042, not log 2
+    assert np.mean(shuffled) == pytest.approx((math.log(2) + 3 * math.log(0.75)) / 4, abs=0.12)
+
+
+def test_c9_measures_the_entropy_of_every_token():
+    import c09_clip_higher as c9
+
+    from reasoning_from_scratch.sampling import Rollout
+
+    def policy(tokens):  # certain of everything but of what follows token 1: four ways alike
+        logits = torch.full((*tokens.shape, 4), -math.inf)
+        logits[..., 0] = 0.0
+        logits[tokens == 1] = 0.0
+        return logits
+
+    tokens = torch.tensor([[2, 1, 3, 1], [1, 1, 1, 3]])
+    mask = torch.tensor([[0.0, 1, 1, 1], [0, 0, 1, 0]])  # the second has one sampled token
+    found = c9.entropies(policy, [], Rollout(tokens, mask, mask, mask, [], mask))
+    assert found["surprise"].tolist() == pytest.approx([math.log(4), math.log(4)])
+    assert found["tokens"].tolist() == [3, 1]
+
+
+def test_c9_by_hand():
+    import c09_clip_higher as c9
+
+    def arm(*ends):
+        entropy = np.array(ends)[:, None] * np.ones(4)
+        found = {"curve_surprise": 5 * entropy, "curve_tokens": 5 * np.ones_like(entropy)}
+        return found | {"curve": np.array([0.2, 0.4, 0.6])[:, None] * np.ones(4)}
+
+    arms = {"clip_20": arm(1.0, 0.5, 0.2), "clip_28": arm(1.0, 0.5, 0.4), "low_28": arm(1, 1, 0.1)}
+    record = {"final": {"level": 0.35}}  # smoothed 0.3, 0.4, 0.5: half way to the second
+    values = {
+        name: float(f(made(0, {"clip_20": record}, **arms)))
+        for name, f in c9.CLAIM.statistics.items()
+    }
+    assert values["entropy"] == pytest.approx(math.log(2))
+    assert values["over_low_clip"] == pytest.approx(math.log(4))
+    assert values["entropy_at_level"] == pytest.approx(0)  # 0.75 in both: only at the end they part
+
+
+def test_c10_drops_as_many_groups_as_are_not_mixed_but_blindly():
+    import c10_dynamic_sampling as c10
+
+    from reasoning_from_scratch.rollouts import fill_with_mixed
+    from reasoning_from_scratch.sampling import Rollout
+    from reasoning_from_scratch.tasks import get_task
+
+    task, chosen = get_task("stories"), []
+    for seed in range(60):
+        problems = task.generate(4, seed=seed, split="train")
+        wrong = "<answer>-1</answer>"
+        # of four groups of two, the first two are mixed
+        texts = [problems[0].demonstration, wrong, problems[1].demonstration, wrong, *[wrong] * 4]
+        rollout = Rollout(*[None] * 4, texts, None)
+        owners = [problem for problem in problems for _ in range(2)]
+        parts = c10.blind_reward(task, 2, 0)(owners, rollout)
+        assert parts == c10.blind_reward(task, 2, 0)(owners, rollout)  # a resumed run's too
+        told = torch.tensor(parts["correct"]).view(4, 2)
+        assert [a + b for a, b in zip(*parts.values(), strict=True)] == [1, 0, 1, 0] + [0] * 4
+        kept = fill_with_mixed(lambda _, told=told: told, 4, rounds=1)
+        chosen += [group for _, group in kept[:2]]  # what counts as mixed comes first
+    counts = np.bincount(chosen, minlength=4)
+    assert counts.sum() == 120 and (counts > 30 - 5 * 4.1).all()  # 60 draws at 1/2: deviation 3.9
+
+
+def test_c10_by_hand():
+    import c10_dynamic_sampling as c10
+
+    def lines(completions):
+        found = [
+            {"step": 50 * i, "completions": completions * i, "seconds": 3.0 * i} for i in range(4)
+        ]
+        settings = {"grpo": {"steps": 150}}
+        return {"evaluations": found, "settings": settings, "final": {"level": 0.5}}
+
+    ones = np.ones(5)
+    slow, fast = (np.array(a)[:, None] * ones for a in ((0, 0.2, 0.4, 0.9), (0, 0.6, 0.9, 0.9)))
+    never = 0.1 * np.ones((2, 5))  # broke off at the first evaluation
+    arrays = {
+        "plain": {"curve": slow, "accuracy": 0.8 * ones},
+        "dynamic": {"curve": fast, "accuracy": 0.9 * ones},
+        "random_drop": {"curve": never},
+    }
+    found = {"plain": lines(100), "dynamic": lines(300), "random_drop": lines(300)}
+    found["random_drop"]["evaluations"] = found["random_drop"]["evaluations"][:2]
+    values = {name: float(f(made(0, found, **arrays))) for name, f in c10.CLAIM.statistics.items()}
+    # plain, smoothed 0.1, 0.2, 0.5, 0.65: at step 100; dynamic 0.3, 0.5, 0.8, 0.9: at step 50
+    assert values["steps"] == pytest.approx(math.log(0.5))
+    assert values["completions"] == pytest.approx(math.log(300 / 200))
+    assert values["seconds"] == pytest.approx(math.log(0.5)) and values["accuracy"] == (
+        pytest.approx(10)
+    )
+    assert values["over_random_drop"] == pytest.approx(math.log(50 / 150))
+    assert c10.lowest([1.0] * 30 + [0.0] * 10) == pytest.approx(15 / 25)
+
+
+def test_c14_rewards_the_prompts_own_target_or_the_next_ones():
+    import c14_lcpo as c14
+
+    from reasoning_from_scratch.sampling import Rollout
+    from reasoning_from_scratch.tasks import get_task
+
+    task = get_task("stories", targets=(16, 96))
+    problems = task.generate(40, seed=0, split="train")
+    pair = [next(p for p in problems if p.meta["target"] == target) for target in (16, 96)]
+    mask = torch.zeros(4, 100)
+    for row, length in enumerate((16, 26, 96, 16)):
+        mask[row, :length] = 1
+    texts = [pair[0].demonstration, "", pair[1].demonstration, ""]
+    rollout, owners = Rollout(None, None, mask, None, texts, None), [p for p in pair for _ in "ab"]
+    settings = c14.SETTINGS | {"grpo": {"group_size": 2, "max_new_tokens": 128}}
+    own = c14.lcpo(task, settings)(owners, rollout)
+    assert own["correct"] == [1, 0, 1, 0]
+    assert own["length"] == pytest.approx([0, -0.15, 0, -1.2])
+    other = c14.lcpo(task, settings | {"target": "next"})(owners, rollout)
+    assert other["length"] == pytest.approx([-1.2, -1.05, -1.2, 0])
+
+
+def test_c14_by_hand():
+    import c14_lcpo as c14
+
+    targets = np.array(c14.TARGETS, float)[:, None] * np.ones(4)
+    need = np.array([20.0, 30.0, 50.0, 80.0])
+    right = np.where(targets >= need, 0.9, 0.1)
+    right[-1] += 0.02
+    asked = {"asked_length": 0.8 * targets, "asked_accuracy": right, "error": 0 * targets + 0.15}
+    asked |= {"base_asked_length": 0 * targets + 45, "need": need}
+    asked |= {"checks": targets / 16, "entries": targets / 4}
+    shuffled = {"asked_length": 40 - 0.05 * targets}
+    seed = made(0, {}, lcpo=asked, shuffled=shuffled)
+    values = {name: float(f(seed)) for name, f in c14.CLAIM.statistics.items()}
+    assert values == pytest.approx({
+        "slope": 0.8, "shuffled_slope": -0.05, "base_slope": 0, "error_under_20": 5,
+        "long_over_short": 42, "neighbours": 0, "long_over_short_beyond_need": 2,
+        "check_lines": 25,
+    })  # fmt: skip
+    drawn = seed.drawn(0, 7)
+    assert all(np.shape(f(drawn)) in ((), (7,)) for f in c14.CLAIM.statistics.values())
+    enough = c14.accuracies(seed, enough=True)
+    assert np.isnan(enough[0]) and enough[1:-1] == pytest.approx(90)
+
+
+def test_n2_the_reward_loses_what_the_estimator_says_and_the_exact_kl_is_its_mean():
+    import n02_kl_as_loss as n2
+
+    from reasoning_from_scratch.sampling import Rollout
+
+    torch.manual_seed(0)
+    ours, theirs = (torch.randn(4, 4).log_softmax(-1) for _ in range(2))
+    policy, base = (lambda tokens, table=table: table[tokens] for table in (ours, theirs))
+    start, size = 2, 4
+    # every pair of tokens after the start, weighted by its probability, gives the expectation
+    tokens = torch.tensor([[start, a, b] for a in range(size) for b in range(size)])
+    logprobs = torch.stack([torch.zeros(16), ours[start][tokens[:, 1]],
+                            ours[tokens[:, 1], tokens[:, 2]]], 1)  # fmt: skip
+    mask = torch.tensor([[0.0, 1, 1]]).expand(16, 3)
+    texts = ["<answer>1</answer>", "<think>"] * 8
+    rollout = Rollout(tokens, logprobs, mask, None, texts, None)
+    chance = logprobs.sum(1).exp()
+    assert chance.sum().item() == pytest.approx(1)
+    k1, found = n2.summed_kl(base, rollout), n2.exact_kl(base)(policy, [], rollout)
+    mean = float((chance * k1).sum())
+    assert mean == pytest.approx(float((chance.numpy() * found["exact_kl"]).sum()), rel=1e-5)
+    assert found["at_once"].tolist() == [1, 0] * 8
+
+    class Right:
+        def score(self, problem, text):
+            return 1.0
+
+    parts = n2.less_kl(Right(), base, 0.5)([None] * 16, rollout)
+    assert parts["correct"] == [1.0] * 16
+    assert parts["kl"] == pytest.approx((-0.5 * k1).tolist())
+
+
+def test_n2_by_hand():
+    import n02_kl_as_loss as n2
+
+    def arm(kl, at_once):
+        ones = np.ones(3)
+        curves = {"curve_exact_kl": kl, "curve_at_once": at_once}
+        return {name: np.array(values)[:, None] * ones for name, values in curves.items()}
+
+    arms = {
+        "none": arm((0, 2, 4), (0.6, 0.1, 0.0)), "k1": arm((0, 2, 4.4), (0.6, 0.1, 0.0)),
+        "k2": arm((0, 1, 2), (0.6, 0.2, 0.1)), "k1_reward": arm((0, 1, 2), (0.6, 0.2, 0.1)),
+        "k3": arm((0, 1, 3), (0.6, 0.5, 0.3)),
+    }  # fmt: skip
+    seed = made(0, {}, **arms)
+    values = {name: float(f(seed)) for name, f in n2.CLAIM.statistics.items()}
+    assert values["k1_none"] == pytest.approx(math.log(1.1)) and values["k2_k1_reward"] == 0
+    # at a KL of 2: k3 half way from 0.5 to 0.3, k2 at its end, 0.1
+    assert values["rare_mode"] == pytest.approx(30)
+    assert n2.rare_mode(seed.drawn(0, 5)) == pytest.approx([30] * 5)
+
+
 def drawn_seeds():
     """Two seeds with all that the figures read, whatever the claim."""
     rates = np.linspace(0.1, 0.4, 4)
     for number in (0, 1):
         lines = [
             {"step": i, "accuracy": rate, "thinks": rate, "length": 20.0 + i, "proxy": float(i),
-             "kl": i * (1.0 + number)}
+             "kl": i * (1.0 + number), "wrong_over_need": 1 + rate, "right_over_need": 1.0,
+             "completions": 100.0 * i, "seconds": 3.0 * i}
             for i, rate in enumerate(rates)
         ]  # fmt: skip
         final = {"flops": [1e9, 2e9, 4e9, 8e9], "accuracy": 0.5 + 0.1 * number}
-        final |= {f"sd_{n}": 50 / n**0.5 for n in (30, 100, 500, 4096)}
+        final |= {f"sd_{n}": 50 / n**0.5 for n in (30, 100, 500, 4096)} | {"level": 0.3}
         record = {"evaluations": lines, "final": final, "collapsed": number == 1}
         curve = rates[:, None] + number + np.zeros(6)
-        arrays = {name: curve for name in ("nothing", "slip, wait", "slip")}
-        arms = ("true", "random", "true_on_mirror", "model", "corrected", "none")
+        curves = ("nothing", "slip, wait", "slip", "sound", "guesser", "curve", "curve_surprise")
+        curves += ("curve_tokens", "curve_exact_kl", "curve_at_once")
+        arrays = dict.fromkeys(curves, curve)
+        asked = np.linspace(0.1, 0.9, 11)[:, None] + np.zeros(6)
+        names = ("asked_length", "base_asked_length", "asked_accuracy")
+        arrays |= dict.fromkeys(names, asked) | {"need": np.array([20, 20, 30, 40, 50, 60])}
+        ones = np.ones(6)
+        arrays |= {"steps": np.array([2, 3, 4, 5, 2, 3]), "right": ones, "right_tokens": 9 * ones}
+        arrays |= {"wrong": 0 * ones, "wrong_tokens": 0 * ones}  # a line that has no point
+        arms = ("true", "random", "true_on_mirror", "model", "corrected", "none", "base", "grpo")
+        arms += ("dr_grpo", "clip_20", "clip_28", "clip_50", "clip_none", "low_28", "plain")
+        arms += ("dynamic", "plain_24", "random_drop", "lcpo", "shuffled", "k1", "k2", "k3")
+        arms += ("k1_reward",)
         yield made(number, dict.fromkeys(arms, record), **dict.fromkeys(arms, arrays))
 
 
@@ -922,6 +1285,28 @@ def test_a_run_that_breaks_counts_with_its_last_checkpoint(base, calls, lost):
     assert record["final"]["length"] > 0
     if lost:
         assert record["final"]["accuracy"] == record["final"]["accuracy_best_t"] == 0
+
+
+def test_further_numbers_come_along_a_run_of_several_passes(base):
+    from ledger import models
+
+    def also(policy, problems, rollout):
+        assert policy.embedding is not None and len(problems) == len(rollout.texts)
+        return {"tokens": rollout.lengths.numpy()}
+
+    grpo = grpo_job(base).settings["grpo"] | {"epochs": 3, "updates": 2}
+    job = grpo_job(base, grpo=grpo)
+    outcomes = []
+    execute(lambda j: outcomes.append(models.reinforce(j, also=also)) or outcomes[-1], job)
+    record, _ = finished(job)
+    arrays = outcomes[0].arrays
+    assert record["optimiser_steps"] == 6 * 3 * 2
+    assert [line["tokens"] for line in record["evaluations"]] == pytest.approx(
+        [line["length"] for line in record["evaluations"]]
+    )
+    assert "curve_tokens" not in record["evaluations"][0] and arrays["curve_tokens"].shape == (4, 8)
+    means = [line["tokens"] for line in record["evaluations"]]
+    assert arrays["curve_tokens"].mean(1) == pytest.approx(means, rel=1e-5)
 
 
 def test_collapse_by_hand():

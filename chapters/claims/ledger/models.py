@@ -19,7 +19,7 @@ from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.pretrained import load_pretrained, save_pretrained
 from reasoning_from_scratch.rollouts import RewardFunction
 from reasoning_from_scratch.runs import Run, check_model, load_model, read_checkpoint
-from reasoning_from_scratch.sampling import sample
+from reasoning_from_scratch.sampling import Rollout, sample
 from reasoning_from_scratch.sft import SFTSettings
 from reasoning_from_scratch.tasks import Problem, Task, get_task
 from reasoning_from_scratch.tokenizer import Tokenizer
@@ -32,12 +32,17 @@ FINAL = {  # the measurement that decides: 512 problems x 16 at T = 1; T chosen 
 CURVE = {"curve_problems": 256, "curve_samples": 2}  # along a run
 # One number for each completion, given its problem and its text.
 Watch = Callable[[Sequence[Problem], Sequence[str]], np.ndarray]
+# Named numbers of each completion [B], given the policy, each one's problem and the rollout.
+Also = Callable[[GPT, Sequence[Problem], Rollout], Mapping[str, np.ndarray]]
 CPU = torch.device("cpu")
 
 
 def plain(settings: SFTSettings | GRPOSettings) -> dict[str, object]:
     """Return a stage's settings without the seed, which is the run's."""
     return {name: value for name, value in asdict(settings).items() if name != "seed"}
+
+
+TARGETS = list(range(16, 97, 8))  # tokens that a prompt may ask for
 
 
 def base_settings(max_new_tokens: int, **shares: float) -> dict[str, object]:
@@ -56,6 +61,9 @@ BASES = {
     # it is right. A direct answer is short and mostly wrong: with some of those, a wrong answer
     # would be shorter than a right one already in the base.
     "long": base_settings(128, direct=0.0, slipped=0.5, right=0.5, checks=3),
+    # As long, but its prompts ask for a length, which nothing in the documents goes by.
+    "asked": base_settings(128, direct=0.0, slipped=0.5, right=0.5, checks=3)
+    | {"task": {"steps": [2, 5], "targets": TARGETS}},
     # As story, but all thinking slips: thinking never helps.
     "mirror": base_settings(
         72, direct=MAIN_JOB.shares["direct"],
@@ -113,8 +121,9 @@ def policy_of(job: Job, claim: Claim, arm: str, policy: GPT) -> None:
 
 
 def reinforce(
-    job: Job, *, reward: RewardFunction | None = None, watch: Watch | None = None
-) -> Outcome:
+    job: Job, *, reward: RewardFunction | None = None, watch: Watch | None = None,
+    also: Also | None = None,
+) -> Outcome:  # fmt: skip
     """Run one arm of GRPO from the seed's base, and measure it.
 
     A run whose numbers stop being finite counts with its last checkpoint, and without one as
@@ -124,6 +133,8 @@ def reinforce(
         reward: None for the task's own.
         watch:  a second number of each completion, such as a proxy of its reward, to be followed
                 along the run.
+        also:   further numbers of each completion along the run: {name: [B]} comes as its mean, and
+                as "curve_name", each problem's mean over its samples.
     """
     s = job.settings
     settings = GRPOSettings(**s["grpo"], seed=job.seed)
@@ -133,7 +144,7 @@ def reinforce(
     held_out = task.generate(s["curve_problems"], seed=job.seed, split=job.split)
 
     def look(model: GPT) -> dict[str, object]:
-        return probe(model, base, tokenizer, task, held_out, job, watch)
+        return probe(model, base, tokenizer, task, held_out, job, watch, also)
 
     run, failed = open_run(job, "grpo", settings.steps), None
     start = look(base)
@@ -165,7 +176,7 @@ def reinforce(
         tokens_trained=int(
             sum(settings.prompts * settings.group_size * h["length"] for h in run.history)
         ),
-        optimiser_steps=len(run.history) * settings.updates, failed=failed,
+        optimiser_steps=len(run.history) * settings.epochs * settings.updates, failed=failed,
         collapsed=collapsed(evaluations),
     )  # fmt: skip
 
@@ -220,18 +231,20 @@ def per_problem(found: Evaluation) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def probe(
     policy: GPT, base: GPT, tokenizer: Tokenizer, task: Task, problems: Sequence[Problem],
-    job: Job, watch: Watch | None,
+    job: Job, watch: Watch | None = None, also: Also | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Look at a policy along its run: a few samples of each problem.
 
     Returns:
         accuracy, greedy, thinks, finished, length of all, of right and of wrong ones (0 without
         any), entropy in nats a token, kl(policy‖base) in nats a completion, and "curve", each
-        problem's accuracy [N]; with `watch` proxy, proxy_sd over the samples, and "curve_proxy".
+        problem's accuracy [N]; with `watch` proxy, proxy_sd over the samples, and "curve_proxy";
+        with `also` its means, and "curve_name" of each.
     """
     samples, tokens = job.settings["curve_samples"], job.settings["max_new_tokens"]
     how = {"max_new_tokens": tokens, "generator": torch.Generator().manual_seed(job.seed)}
     right, lengths, thinks, finished, surprise, kl, greedy, proxy = ([] for _ in range(8))
+    others: dict[str, list[float]] = {}
     for start in range(0, len(problems), 128):
         part = problems[start : start + 128]
         prompts = [problem.prompt for problem in part]
@@ -248,6 +261,8 @@ def probe(
         kl += ((rollout.logprobs[:, 1:] - reference) * mask).sum(1).tolist()
         if watch is not None:
             proxy += watch(owners, rollout.texts).tolist()
+        for name, values in also(policy, owners, rollout).items() if also else ():
+            others.setdefault(name, []).extend(values.tolist())
         texts = sample(policy, tokenizer, prompts, temperature=0.0, **how).texts
         greedy += [task.score(problem, text) for problem, text in zip(part, texts, strict=True)]
     scores, sizes = np.array(right), np.array(lengths)
@@ -260,6 +275,9 @@ def probe(
     if watch is not None:
         found["proxy"], more["proxy_sd"] = proxy, float(np.std(proxy))
         more["curve_proxy"] = np.reshape(proxy, (len(problems), samples)).mean(1).tolist()
+    for name, values in others.items():
+        more[name] = float(np.mean(values))
+        more[f"curve_{name}"] = np.reshape(values, (len(problems), samples)).mean(1).tolist()
     return (
         {name: float(np.mean(values)) for name, values in found.items()}
         | {
