@@ -36,6 +36,26 @@ EXERCISES = {
         "advantages.gae", "advantages.whiten", "losses.value_loss", "losses.kl_estimate",
         "losses.policy_loss", "ppo.adapt_kl_coef",
     ),
+    7: (
+        "advantages.group_advantages", "losses.aggregate_tokens", "losses.aggregate_share",
+        "advantages.process_advantages", "stats.mixed_group_chance",
+    ),
+    8: (
+        "rewards.repetition_penalty", "rewards.language_reward", "rewards.format_reward",
+        "rewards.accuracy_reward", "rewards.rule_reward",
+    ),
+    9: (
+        "rewards.combine", "compute.grpo_step_flops", "compute.at_budget",
+        "imitation.select_samples",
+    ),
+    10: (
+        "lengths.overlong_penalty", "losses.probability_ratio", "losses.token_entropy",
+        "rollouts.fill_with_mixed",
+    ),
+    11: (
+        "lengths.lcpo_exact", "lengths.lcpo_max", "lengths.kimi_length_reward",
+        "lengths.cosine_reward", "losses.dpo_loss", "preferences.shortest_right_pairs",
+    ),
 }  # fmt: skip
 SECONDS = 10.0  # that one test may compute: many times what the slowest needs
 

@@ -56,6 +56,7 @@ METHOD_STYLES = {
     "grpo": (BLUE, "-"),
     "dr_grpo": (ORANGE, "--"),
     "dapo": (VERMILLION, "-."),
+    "reinforce_pp": (GREY, "-."),
     "gspo": (SKY, (0, (5, 1))),
     "cispo": (PURPLE, (0, (3, 1, 1, 1))),
     "dpo": (PURPLE, "-"),

@@ -33,7 +33,10 @@ class Difference(NamedTuple):
 
 
 def snapshot(value):
-    """A copy that later changes do not reach. Models, functions and texts stay themselves."""
+    """A copy that later changes do not reach. Models, functions and texts stay themselves.
+
+    An object that changes and can be asked again says how: by a method of this name.
+    """
     if isinstance(value, Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
     if isinstance(value, np.ndarray):
@@ -44,7 +47,7 @@ def snapshot(value):
         return {key: snapshot(inner) for key, inner in value.items()}
     if type(value) in (list, tuple):
         return type(value)(snapshot(inner) for inner in value)
-    return value
+    return value.snapshot() if hasattr(type(value), "snapshot") else value
 
 
 def behaviour(function, call):

@@ -176,4 +176,138 @@ SOLUTIONS = {
         error = max(-0.2, min(0.2, kl / target - 1))
         return coef * (1 + error * n / horizon)
     """,
+    "advantages.group_advantages": """
+        centred = rewards - rewards[:, :1]
+        centred = centred - centred.mean(1, keepdim=True)
+        result = rewards if baseline == "none" else centred
+        if baseline == "leave_one_out":
+            result = centred * group_size / (group_size - 1)
+        if scale == "none":
+            return result
+        deviation = centred.std(1, keepdim=True)
+        if scale == "batch_std":
+            deviation = (rewards - rewards[0, 0]).std() + 0 * deviation
+        return torch.where(deviation + eps == 0, 0, result / (deviation + eps))
+    """,
+    "losses.aggregate_tokens": """
+        x = torch.where(mask != 0, x, 0)
+        if aggregate == "constant":
+            return x.sum() / (len(x) * max_tokens)
+        if aggregate == "token_mean":
+            return losses.masked_mean(x, mask)
+        return losses.masked_mean(x, mask, dim=1).mean()
+    """,
+    "losses.aggregate_share": """
+        if aggregate == "token_mean":
+            return counted / total.clamp(min=1)
+        return torch.tensor(len(mask) / total_sequences)
+    """,
+    "rewards.combine": """
+        return float(sum(weights[name] * earned for name, earned in parts.items()))
+    """,
+    "compute.grpo_step_flops": """
+        tokens = [p + sum(group) for p, group in zip(prompt_lengths, lengths)]
+        learned = [n for n, paid in zip(tokens, rewards) if reference or min(paid) < max(paid)]
+        return 2 * parameters * sum(tokens) + (8 if reference else 6) * epochs * parameters * sum(
+            learned
+        )
+    """,
+    "imitation.select_samples": """
+        rows = [i for i in range(len(texts)) if correct[i] == 1 and finished[i]]
+        if len(rows) == len(texts) and all_right == "drop":
+            return []
+        if keep == "shortest":
+            rows = sorted(rows, key=lambda i: lengths[i])
+        if duplicates == "drop":
+            rows = [i for n, i in enumerate(rows) if texts[i] not in [texts[j] for j in rows[:n]]]
+        return rows[: per_prompt or len(rows)]
+    """,
+    "stats.mixed_group_chance": """
+        dead = math.comb(c, group_size) + math.comb(n - c, group_size)
+        return 1 - dead / math.comb(n, group_size)
+    """,
+    "rewards.repetition_penalty": """
+        words = completion.split()
+        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        return -maximum * (1 - len(set(grams)) / len(grams)) if grams else 0.0
+    """,
+    "rewards.language_reward": """
+        words = rewards._WORD.findall(rewards._NOT_WORDS.sub(" ", text))
+        ours = [
+            all(rewards._alphabet(letter) == alphabet for letter in word if letter.isalpha())
+            for word in words
+        ]
+        return sum(ours) / len(ours) if ours else 1.0
+    """,
+    "rewards.format_reward": """
+        text = "<think>" * prefilled + completion
+        once = all(text.count(t) == 1 for t in ("<think>", "</think>", "<answer>", "</answer>"))
+        pattern = r"<think>.*</think>\\s*<answer>.*</answer>"
+        return float(once and re.fullmatch(pattern, text.strip(), re.DOTALL) is not None)
+    """,
+    "rewards.rule_reward": """
+        number = re.compile(r"[-+]?[0-9][0-9,]*([.][0-9]+)?")
+        thought = re.match(r"\\s*<think>(.*?)</think>", completion, re.DOTALL)
+        if not verify.check_format(completion) or not re.search(r"[^\\W_]", thought[1]):
+            return 0.0
+        prediction = verify.extract_answer(completion)
+        if prediction is None or (number.fullmatch(answer) and not number.fullmatch(prediction)):
+            return form
+        return 1.0 if verify.math_equal(prediction, answer) else form
+    """,
+    "lengths.overlong_penalty": """
+        begins = max_length - cache_length
+        if length <= begins:
+            return 0.0
+        if length >= max_length:
+            return -1.0
+        return (begins - length) / cache_length
+    """,
+    "losses.probability_ratio": """
+        counted = mask != 0
+        change = torch.where(counted, logprobs, 0) - torch.where(counted, old_logprobs.detach(), 0)
+        if ratio == "sequence":
+            change = losses.masked_mean(change, counted, dim=1)[:, None].expand_as(change)
+        return torch.where(counted, losses._bounded_exp(change), 1)
+    """,
+    "rollouts.fill_with_mixed": """
+        mixed, others = [], []
+        for at in range(rounds):
+            missing = wanted - len(mixed)
+            if missing:
+                for group, worth in enumerate(checked(draw(missing), missing)):
+                    (mixed if worth.max() > worth.min() else others).append((at, group))
+        return (mixed + others)[:wanted]
+    """,
+    "lengths.lcpo_exact": """
+        return correct - alpha * abs(target - length)
+    """,
+    "lengths.lcpo_max": """
+        worth = min(1.0, max(0.0, delta + alpha * (target - length)))
+        return worth * correct
+    """,
+    "lengths.kimi_length_reward": """
+        low, high = min(sizes), max(sizes)
+        if high > low:
+            rewards = [0.5 - (size - low) / (high - low) for size in sizes]
+        rewards = [r if good else min(r, 0.0) for r, good in zip(rewards, right)]
+    """,
+    "losses.dpo_loss": """
+        gap = (chosen - ref_chosen.detach()) - (rejected - ref_rejected.detach())
+        return F.softplus(-beta * gap, threshold=100).mean()
+    """,
+    "preferences.shortest_right_pairs": """
+        best = None
+        for i in range(len(correct)):
+            if correct[i] >= 1 and finished[i] and (best is None or lengths[i] < lengths[best]):
+                best = i
+        if best is None:
+            return []
+        pairs = []
+        for i in range(len(correct)):
+            factor = longer if correct[i] >= 1 else 1
+            if lengths[i] > factor * lengths[best]:
+                pairs.append((best, i))
+        return pairs
+    """,
 }

@@ -51,6 +51,26 @@ BUGS = {
         "torch.minimum(raw, held)",
         "takes the larger of raw and clipped when the advantage is negative",
     ),
+    "advantages.process_advantages": (
+        ".view(group_size, -1).T", ".view(-1, group_size)",
+        "the completions of a group are taken to lie P rows apart: repeat, not repeat_interleave",
+    ),
+    "rewards.accuracy_reward": (
+        r'return float(answer in re.findall(r"\d+", completion))', "return 0.0",
+        "without an answer in its place, the text is searched for it",
+    ),
+    "losses.token_entropy": (
+        "surprise = torch.where(somewhere, -logprobs, 0)",
+        "surprise = torch.where(possible, -logprobs, 0)", "an impossible token adds 0 · inf",
+    ),
+    "compute.at_budget": (
+        "return max(within)", "return within[-1]",
+        "the best so far: a checkpoint chosen on the test",
+    ),
+    "lengths.cosine_reward": (
+        "float(length) / max_length", "min(float(length) / max_length, 1.0)",
+        "the wave turns past the limit",
+    ),
 }  # fmt: skip
 
 
@@ -317,7 +337,10 @@ def test_the_command_tells_by_its_exit_code_whether_anything_is_wrong(tmp_path, 
 
 def test_wrong_use_is_refused_in_a_sentence(capsys, tmp_path, monkeypatch):
     for arguments, message in (
-        (["99"], "chapter is 99, expected one that has exercises: 1, 2, 3, 4, 5, 6"),
+        (
+            ["99"],
+            f"chapter is 99, expected one that has exercises: {', '.join(map(str, EXERCISES))}",
+        ),
         (["6", "--only", "nothing"], "only is 'nothing', expected an exercise of chapter 6: gae, "),
         (["6", "--file", str(tmp_path / "none.py")], "no file "),
     ):

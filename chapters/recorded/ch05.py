@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +69,8 @@ REWARD_MODEL_FROM = ("task", "base", "pairs", "held_out_pairs", "reward_model")
 
 
 def settings_of(arm: str) -> dict[str, object]:
-    """Return the settings of one arm, all that a run depends on but the seed."""
-    grpo = asdict(GRPOSettings(**GRPO | ARMS[arm]))
-    reward_model = asdict(RewardModelSettings(**SETTINGS["reward_model"]))
-    settings = SETTINGS | {"arm": arm, "grpo": grpo, "reward_model": reward_model}
+    """Return the settings of one arm but for the seed; what is left out stands at its default."""
+    settings = SETTINGS | {"arm": arm, "grpo": GRPO | ARMS[arm]}
     return json.loads(json.dumps(settings))  # as they come back from the file
 
 
