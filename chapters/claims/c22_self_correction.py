@@ -32,8 +32,8 @@ from reasoning_from_scratch.training import make_optimizer
 KNOWN, NEW = range(1, 10), (10,)  # sizes of slips: those of the documents, and one held out
 # What the model is given after the problem: nothing; right steps and then …
 PROBES = ("nothing", "slip, wait", "new slip, wait", "step, wait", "slip")
-# One rate for both corpora, so it is no arm's advantage. On seed 100 alone 2e-3 and 4e-3 were tried:
-# 17.3 and 16.8 % right after 800 steps.
+# One rate for both corpora, so it is no arm's advantage. On seed 100 alone 2e-3 and 4e-3 were
+# tried: 17.3 and 16.8 % right after 800 steps.
 SFT = SFTSettings(steps=800, batch=128, lr=2e-3, warmup=20, final_lr=1.0)
 DOUBLINGS = 3
 # Of each of five probes at four checkpoints: at 16, measuring would take longer than training, and
