@@ -115,8 +115,8 @@ MUTANTS = {
             "credit, shares, lr, s)",
         ),
         "the problems begin anew when a run goes on": (
-            'problems.position = state.get("problems", [0] * world_size())[rank()]',
-            "problems.position = 0",
+            'problems.restore(state.get("problems"))',
+            "pass",
         ),
     },
     "rates": {
