@@ -5,8 +5,12 @@ Every run has a folder of its own; `--resume FOLDER` goes on with one that was s
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C (what was done is saved).
 """
 
+import contextlib
+import functools
+import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -231,23 +235,52 @@ def check(
         sys.exit(1)
 
 
+PROGRAM = "python -m reasoning_from_scratch"
 COMMANDS = (
     run, pretrain, sft, imitate, reward_model, dpo, ppo, grpo, evaluate, sample, chat, report,
     export, merge, bench, check,
 )  # fmt: skip
 
 
+def parse_command(arguments: list[str]) -> Callable[[], None]:
+    """Return the command that the arguments name, with its options, ready to be called.
+
+    What settings refuse is said as every other refusal is: tyro would name a wrapper of its own.
+    """
+    commands = {command.__name__.replace("_", "-"): later(command) for command in COMMANDS}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                commands, args=arguments, description=__doc__, prog=PROGRAM
+            )
+    except SystemExit as ended:
+        cause: BaseException | None = ended
+        while "dummy" in said.getvalue() and (cause := cause.__context__):
+            if isinstance(cause, ValueError):
+                raise cause from None
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+def later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Return a function with the command's signature that binds its arguments and runs nothing."""
+
+    @functools.wraps(command)
+    def bind(*args: object, **options: object) -> Callable[[], None]:
+        return functools.partial(command, *args, **options)
+
+    return bind
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     keep_freed_memory()
-    commands = {command.__name__.replace("_", "-"): command for command in COMMANDS}
     show_presets(arguments)
     try:
         check_resumed_alone(arguments)
-        tyro.extras.subcommand_cli_from_dict(
-            commands, args=arguments, description=__doc__, prog="python -m reasoning_from_scratch"
-        )
+        parse_command(arguments)()
     except KeyboardInterrupt:
         return 130
     except (ValueError, FileExistsError, FileNotFoundError, ModuleNotFoundError) as error:

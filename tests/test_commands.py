@@ -151,6 +151,8 @@ def test_a_model_is_pretrained_then_fine_tuned_measured_and_exported(tmp_path, c
         (["reward-model", "--pairs", "0"], "pairs is 0, expected"),
         (["reward-model", "--held-out", "0"], "held_out is 0, expected"),
         (["dpo", "--pairs", "0"], "pairs is 0, expected"),
+        (["grpo", "--lr", "-1"], "ValueError: lr is -1.0, expected a positive number\n"),
+        (["dpo", "--steps", "0"], "ValueError: steps is 0, expected at least 1\n"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(toy, capsys, arguments, said):
