@@ -36,13 +36,16 @@ _MODULES = {
     "compute": ("grpo_step_flops", "at_budget"),
     "stats": (
         "pass_at_k", "mixed_group_chance", "bootstrap_interval", "t_interval", "wilson_interval",
-        "paired_difference", "mcnemar_p", "standard_error", "majority_vote", "weighted_vote",
-        "best_of_n",
+        "paired_difference", "mcnemar_p", "t_quantile", "standard_error", "majority_vote",
+        "weighted_vote", "best_of_n",
     ),
     "reward_quality": (
         "pair_accuracy", "pair_confidence", "calibration_curve", "expected_calibration_error",
         "expected_best_of_n", "best_of_n_kl", "fit_best_of_n", "fit_rl",
     ),
+    "rollouts": ("fill_with_mixed",),
+    "problem_streams": ("ProblemStream", "PrioritisedStream", "priorities"),
+    "training": ("learning_rate", "make_optimizer", "micro_batches"),
     "runs": ("Run",),
     "sft": ("SFTSettings", "train_sft"),
     "imitation": ("ImitationSettings", "imitate", "sample_examples", "select_samples"),

@@ -27,7 +27,14 @@ from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.sampling import sample as sample_completions
 from reasoning_from_scratch.seeds import record_seeds
 from reasoning_from_scratch.tasks import get_task
-from reasoning_from_scratch.terminal import Bar, fresh_folder, read_line, say, stoppable
+from reasoning_from_scratch.terminal import (
+    Bar,
+    check_fresh,
+    fresh_folder,
+    read_line,
+    say,
+    stoppable,
+)
 from reasoning_from_scratch.training import keep_freed_memory, start_processes
 from reasoning_from_scratch.training_commands import (
     Model,
@@ -182,6 +189,7 @@ def export(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path]) 
         folder: of the run.
         out: the folder to write.
     """
+    check_fresh(out)
     policy, tokenizer = open_model(str(folder), torch.device("cpu"))
     save_pretrained(policy, tokenizer, out)
     say(str(out))
@@ -197,6 +205,7 @@ def merge(
         out: the folder to write.
         weights: of each, adding up to 1; by default all the same.
     """
+    check_fresh(out)
     opened = [open_model(model, torch.device("cpu")) for model in models]
     policies, tokenizers = [policy for policy, _ in opened], [tokenizer for _, tokenizer in opened]
     merged = merge_models(policies, weights or None, tokenizers=tokenizers)

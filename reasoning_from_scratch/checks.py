@@ -1,7 +1,8 @@
 """Refusals that name the argument, what came and what was expected."""
 
+import math
 from dataclasses import fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Literal, get_args, get_origin
 
 import torch
@@ -69,6 +70,19 @@ def check_whole_numbers(settings: object) -> None:
         value = getattr(settings, field.name)
         if field.type is int and not isinstance(value, Integral):
             raise ValueError(f"{field.name} is {value!r}, expected a whole number")
+
+
+def check_optimiser(settings: object) -> None:
+    """Raise a ValueError unless what drives the optimiser is finite and at least 0.
+
+    A negative rate would climb the loss, and a NaN or an infinite one leaves a model without sense.
+    """
+    for field in fields(settings):
+        if field.name in ("lr", "critic_lr", "final_lr", "warmup", "weight_decay", "kl_coef",
+                          "beta", "nll_coef", "temperature"):  # fmt: skip
+            value = getattr(settings, field.name)
+            if not (isinstance(value, Real) and 0 <= value < math.inf):
+                raise ValueError(f"{field.name} is {value!r}, expected a finite number, at least 0")
 
 
 def check_positive(settings: object, *names: str, at_least: float | None = None) -> None:

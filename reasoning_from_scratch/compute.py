@@ -39,6 +39,9 @@ def grpo_step_flops(
         reference:      whether a KL to a reference model as large as the policy is in the loss. It
                         only reads, in every pass.
 
+    Returns:
+        Operations, a whole number.
+
     Raises:
         ValueError: no prompts, not one row a prompt or one reward a completion, a negative length,
             or parameters or epochs below 1.
@@ -52,9 +55,10 @@ def grpo_step_flops(
 
     sampled = learned = 0  # tokens
     for prompt, row, paid in zip(prompt_lengths, lengths, rewards, strict=True):
-        tokens = prompt + sum(row)
+        # Python's own numbers: an int32 would overflow, and tensors are never one entry of a set.
+        tokens = int(prompt) + sum(int(length) for length in row)
         sampled += tokens
-        if reference or len(set(paid)) > 1:
+        if reference or len({float(reward) for reward in paid}) > 1:
             learned += tokens
     each = TRAINING_FLOPS + (FORWARD_FLOPS if reference else 0)
     return parameters * (FORWARD_FLOPS * sampled + each * epochs * learned)
@@ -69,6 +73,10 @@ def at_budget(work: Sequence[float], values: Sequence[float], budget: float) -> 
     Args:
         work:   [N] that was done before each measurement, never falling.
         values: [N] measured then.
+        budget: of work, in the same unit.
+
+    Returns:
+        One of `values`.
 
     Raises:
         ValueError: one of them is longer, the work falls, or nothing was measured within `budget`.

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_positive, check_type, check_whole_numbers
+from reasoning_from_scratch.checks import (
+    check_optimiser,
+    check_positive,
+    check_type,
+    check_whole_numbers,
+)
 from reasoning_from_scratch.losses import dpo_loss, token_logprobs
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.preferences import Preference
@@ -69,6 +74,7 @@ class DPOSettings:
             "checkpoint_every",
         )  # fmt: skip
         check_positive(self, "nll_coef", "evaluate_every", at_least=0)
+        check_optimiser(self)
 
 
 @dataclass(frozen=True)

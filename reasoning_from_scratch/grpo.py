@@ -17,6 +17,7 @@ from torch import Tensor
 from reasoning_from_scratch.advantages import Baseline, Scale, group_advantages
 from reasoning_from_scratch.checks import (
     check_choices,
+    check_optimiser,
     check_positive,
     check_texts,
     check_whole_numbers,
@@ -75,9 +76,8 @@ class GRPOSettings:
     clip: Clip = "ppo"  # ppo, cispo or none
     clip_low: float = 0.2  # how far below 1 the ratio may fall
     clip_high: float = 0.2  # how far above 1; DAPO's clip-higher is 0.28
-    aggregate: Aggregate = (
-        "sequence_mean"  # sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO)
-    )
+    # sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO)
+    aggregate: Aggregate = "sequence_mean"
     kl_coef: float = 0.0  # weight of the KL to the reference in the loss; 0: none
     kl: KLEstimator = "k3"  # its estimator: k1 (no gradient on average), k2, k3
     resample: int = 0  # extra rollouts a step to fill it with mixed groups (DAPO, dynamic sampling)
@@ -113,6 +113,7 @@ class GRPOSettings:
         check_positive(self, "resample", "overlong", "evaluate_every", "kl_coef", at_least=0)
         check_positive(self, "length_coef", "length_after", "pool", at_least=0)
         check_positive(self, "clip_low", "clip_high", at_least=0)
+        check_optimiser(self)
         check_choices(self)
         if self.baseline == "none" and self.scale != "none":
             raise ValueError(

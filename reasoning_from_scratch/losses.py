@@ -339,8 +339,9 @@ def value_loss(
         raise ValueError(f"clip is {clip}, expected a number of at least 0")
     counted = _counted(mask, values, "values")
     values = torch.where(counted, _at_least_float32(values), 0)
-    old_values = torch.where(counted, old_values.detach(), 0)
-    returns = torch.where(counted, returns.detach(), 0)
+    # The bounds too: in bfloat16 64 ± 0.2 is 64.
+    old_values = torch.where(counted, _at_least_float32(old_values.detach()), 0)
+    returns = torch.where(counted, _at_least_float32(returns.detach()), 0)
     clipped = values.clamp(old_values - clip, old_values + clip)
     larger = torch.maximum((values - returns).square(), (clipped - returns).square())
     return masked_mean(larger, counted) / 2

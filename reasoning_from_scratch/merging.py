@@ -36,7 +36,7 @@ def merge_models(
 
     Returns:
         A model with the first one's device, dtype and tied head. Sums are taken in float64, so
-        that equal models merge into the same model, bit for bit.
+        that equal float32 models merge into the same model, bit for bit.
 
     Raises:
         ValueError: fewer than two models, not one weight for each, weights that are no average, or

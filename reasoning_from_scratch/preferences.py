@@ -219,7 +219,8 @@ def shortest_right_pairs(
         all: of several that are as short, the first. None if no sample is right.
 
     Raises:
-        ValueError: not one entry a sample, or `longer` below 1.
+        ValueError: not one entry a sample, a score outside 0 to 1, a negative length, or `longer`
+            below 1.
 
     Source: Kimi Team 2025 (k1.5), section 2.4, "DPO".
     """
@@ -228,6 +229,10 @@ def shortest_right_pairs(
             raise ValueError(f"{name} has {len(column)} entries, expected {len(correct)}")
     if not longer >= 1:
         raise ValueError(f"longer is {longer}, expected at least 1")
+    for name, column, most in (("correct", correct, 1), ("lengths", lengths, math.inf)):
+        if bad := [value for value in column if not 0 <= value <= most]:
+            expected = "0 to 1" if most == 1 else "at least 0"
+            raise ValueError(f"{name} holds {bad[0]}, expected {expected}")
     rows = range(len(correct))
     right = [i for i in rows if correct[i] >= 1 and finished[i]]
     if not right:

@@ -18,7 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_positive, check_type, check_whole_numbers
+from reasoning_from_scratch.checks import (
+    check_optimiser,
+    check_positive,
+    check_type,
+    check_whole_numbers,
+)
 from reasoning_from_scratch.losses import bradley_terry_loss
 from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.preferences import Preference
@@ -63,6 +68,7 @@ class RewardModelSettings:
             self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"
         )
         check_positive(self, "centring", "evaluate_every", at_least=0)
+        check_optimiser(self)
 
 
 def train_reward_model(

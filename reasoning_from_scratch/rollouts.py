@@ -22,6 +22,7 @@ from reasoning_from_scratch.training import precision, sum_over_processes, world
 # A reward function sees each completion's problem and the whole rollout, so that it can compare
 # lengths within a group; it returns named parts, one number a completion, that are added up.
 RewardFunction = Callable[[Sequence[Problem], Rollout], Mapping[str, Sequence[float]]]
+ASKED = ("lcpo_exact", "lcpo_max")  # length rewards that compare with what the prompt asks for
 
 
 class SamplingSettings(Protocol):
@@ -176,6 +177,11 @@ def rollout_and_score(
         check_shape(part, scored[name], (len(owners),), "one for each completion")
         if not (finite := scored[name].isfinite()).all():
             raise ValueError(f"{part} holds {scored[name][~finite][0].item()}, expected finite")
+    if s.length_reward in ASKED and "target_tokens" not in problems[0].meta:
+        raise ValueError(
+            f"length_reward is {s.length_reward!r}, but the problems ask for no length: use a task "
+            "that does, such as stories with the option targets=24,48"
+        )
     if s.length_reward != "none" and step >= s.length_after:
         scored["length"] = by_length(scored["correct"], rollout, owners, s)
     return Batch(rollout, owners, scored, sum(scored.values()))
@@ -185,7 +191,7 @@ def by_length(
     correct: Tensor, rollout: Rollout, owners: Sequence[Problem], s: SamplingSettings
 ) -> Tensor:
     """Return what each completion's length adds to its reward: [B]."""
-    targets = [problem.meta.get("target") for problem in owners]
+    targets = [problem.meta.get("target_tokens") for problem in owners]
     parts, lengths, G = [], rollout.lengths.tolist(), s.group_size
     for at in range(0, len(owners), G):
         group = slice(at, at + G)

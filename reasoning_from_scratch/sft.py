@@ -13,7 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reasoning_from_scratch.checks import check_choices, check_positive, check_whole_numbers
+from reasoning_from_scratch.checks import (
+    check_choices,
+    check_optimiser,
+    check_positive,
+    check_whole_numbers,
+)
 from reasoning_from_scratch.losses import sft_loss
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.runs import Run
@@ -43,9 +48,8 @@ class SFTSettings:
     max_grad_norm: float = 1.0  # the gradient is shortened to this 2-norm
     train_on: Literal["all", "completion"] = "all"  # "all" tokens or the "completion" only
     micro_tokens: int = 1024  # padded tokens in one forward pass: about what a CPU's cache holds
-    compile: bool = (
-        False  # torch.compile the model, which takes long to start and needs a C++ compiler
-    )
+    # torch.compile the model, which takes long to start and needs a C++ compiler
+    compile: bool = False
     checkpoint_every: int = 100  # steps; a killed run goes on from the last one
     evaluate_every: int = 0  # steps between calls of `evaluate`; 0: never
     seed: int = 0  # order of the examples
@@ -56,6 +60,7 @@ class SFTSettings:
         check_positive(
             self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"
         )
+        check_optimiser(self)
 
 
 def train_sft(

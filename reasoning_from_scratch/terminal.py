@@ -92,6 +92,12 @@ def fresh_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def check_fresh(folder: Path) -> None:
+    """Raise a FileExistsError where something is already: a model is never written over another."""
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already: choose another folder")
+
+
 def read_line(prompt: str) -> str:
     """Return a line from the keyboard; an empty one at its end."""
     try:

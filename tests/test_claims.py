@@ -1063,7 +1063,7 @@ def test_c14_rewards_the_prompts_own_target_or_the_next_ones():
 
     task = get_task("stories", targets=(16, 96))
     problems = task.generate(40, seed=0, split="train")
-    pair = [next(p for p in problems if p.meta["target"] == target) for target in (16, 96)]
+    pair = [next(p for p in problems if p.meta["target_tokens"] == target) for target in (16, 96)]
     mask = torch.zeros(4, 100)
     for row, length in enumerate((16, 26, 96, 16)):
         mask[row, :length] = 1

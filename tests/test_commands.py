@@ -153,6 +153,13 @@ def test_a_model_is_pretrained_then_fine_tuned_measured_and_exported(tmp_path, c
         (["dpo", "--pairs", "0"], "pairs is 0, expected"),
         (["grpo", "--lr", "-1"], "ValueError: lr is -1.0, expected a positive number\n"),
         (["dpo", "--steps", "0"], "ValueError: steps is 0, expected at least 1\n"),
+        (["dpo", "--final-lr", "-5"], "final_lr is -5.0, expected a finite number, at least 0"),
+        (["grpo", "--kl-coef", "inf"], "kl_coef is inf, expected a finite number, at least 0"),
+        (["dpo", "--evaluate-every", "2"], "but dpo looks at nothing on the way: use 0"),
+        (
+            ["grpo", "--task", "countdown", "--length-reward", "lcpo_max"],
+            "length_reward is 'lcpo_max', but the problems ask for no length",
+        ),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(toy, capsys, arguments, said):
@@ -160,6 +167,22 @@ def test_wrong_use_is_one_line_and_exit_code_2(toy, capsys, arguments, said):
         arguments = [*arguments, "--model", str(toy)]
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["grpo", "ppo"])
+def test_a_policy_is_looked_at_along_its_run_if_asked(toy, tmp_path, command):
+    out, how = tmp_path / "run", ("--evaluate-every", "2", "--checkpoint-every", "1")
+    assert main([command, "--model", str(toy), *TRAIN, *how, "--out", str(out)]) == 0
+    first, second = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    assert "eval" not in first and second["eval"]["greedy"]["n"] == 128
+
+
+def test_a_model_is_never_written_over_another(toy, tmp_path, capsys):
+    before = (toy / "model.safetensors").read_bytes()
+    for arguments in (["merge", str(BASE), str(BASE), "--out"], ["export", str(BASE)]):
+        assert main([*arguments, str(toy)]) == 2
+        assert "is there already: choose another folder" in capsys.readouterr().err
+    assert (toy / "model.safetensors").read_bytes() == before
 
 
 def test_help_names_every_command_and_every_choice(capsys):

@@ -28,6 +28,14 @@ def test_grpo_step_flops_by_hand(subject, options, expected):
     assert subject("compute.grpo_step_flops")(10, *ROLLOUT, **options) == expected
 
 
+def test_grpo_step_flops_of_tensors_are_those_of_their_numbers(subject):
+    count = subject("compute.grpo_step_flops")
+    prompts = torch.tensor([500], dtype=torch.int32)
+    lengths = torch.tensor([[1000, 500]], dtype=torch.int32)
+    # All right: only sampled, 2 operations for each of 2,000 tokens; more than an int32 holds.
+    assert count(135_000_000, prompts, lengths, torch.ones(1, 2)) == 540_000_000_000
+
+
 def test_a_rollout_that_teaches_nothing_costs_its_sampling(subject):
     flops = subject("compute.grpo_step_flops")
     assert flops(7, [2], [[3, 4]], [[1.0, 1.0]]) == 7 * 2 * 9

@@ -434,6 +434,16 @@ def test_value_loss_without_a_clip_is_half_the_squared_error(subject):
     assert_close(loss, F.mse_loss(values, returns) / 2)
 
 
+def test_value_loss_computes_its_bounds_in_full_precision():
+    # In bfloat16 64 + 0.2 and 64 - 0.2 are both 64: the critic could not move at all.
+    values, mask = torch.tensor([[64.1]], requires_grad=True), torch.ones(1, 1)
+    old, target = torch.tensor([[64.0]]), torch.tensor([[65.0]])
+    loss = losses.value_loss(values, old.bfloat16(), target.bfloat16(), mask)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.9**2 / 2, rel=1e-5)
+    assert values.grad.item() == pytest.approx(-0.9, rel=1e-5)
+
+
 def test_value_loss_says_what_it_refuses(subject):
     loss, x = subject("value_loss"), torch.zeros(2, 3)
     refuses(loss, x, x[:1], x, x, match=r"old_values has shape \[1, 3\], expected \[2, 3\]")

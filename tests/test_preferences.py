@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning_from_scratch.preferences import Preference
+from reasoning_from_scratch.preferences import Preference, shortest_right_pairs
 from reasoning_from_scratch.tasks import Problem
 from tests.tensors import refuses
 from tests.toys import Copy, Parity, toy_model, toy_tokenizer
@@ -185,6 +185,11 @@ def test_shortest_right_pairs_are_what_the_definition_says(subject, group):
     if not chosen and any(right and ended for right, _, ended in group):
         shortest = min(n for right, n, ended in group if right and ended)
         assert all(n <= shortest or (right and 2 * n <= 3 * shortest) for right, n, _ in group)
+
+
+def test_shortest_right_pairs_refuse_what_is_no_score_and_no_length():
+    refuses(shortest_right_pairs, [1, 7], [5, 6], [1, 1], match="correct holds 7, expected 0 to 1")
+    refuses(shortest_right_pairs, [1, 1], [5, -6], [1, 1], match="lengths holds -6, expected at")
 
 
 def test_shortest_right_pairs_refuse(subject):

@@ -82,7 +82,7 @@ def settings(kind, **changes):
 
 
 def by_length(kind, correct, lengths, targets=(None, None), **changes):
-    owners = [Problem("", "", "", {"target": t}) for t in targets for _ in range(2)]
+    owners = [Problem("", "", "", {"target_tokens": t}) for t in targets for _ in range(2)]
     rollout = SimpleNamespace(lengths=torch.tensor(lengths))
     return rollouts.by_length(torch.tensor(correct), rollout, owners, settings(kind, **changes))
 

@@ -112,10 +112,10 @@ def test_the_prompt_asks_for_the_target_and_says_nothing_else_new(subject):
     plain = stories().generate(200, seed=3, split="tune")
     asked = stories(targets=targets).generate(200, seed=3, split="tune")
     for problem, other in zip(plain, asked, strict=True):
-        target = other.meta["target"]
+        target = other.meta["target_tokens"]
         assert other.prompt == problem.prompt.removesuffix("\n") + f" in {target} tokens\n"
         assert (other.answer, other.demonstration) == (problem.answer, problem.demonstration)
-        assert "target" not in problem.meta and target in targets
+        assert "target_tokens" not in problem.meta and target in targets
 
 
 def test_a_story_is_the_same_at_all_targets(subject):

@@ -81,7 +81,7 @@ def lcpo(task: Task, settings: Mapping[str, object]) -> RewardFunction:
 
     def parts(problems: Sequence[Problem], rollout: Rollout) -> dict[str, list[float]]:
         correct, lengths = score(task, problems, rollout), rollout.lengths.tolist()
-        targets = [problem.meta["target"] for problem in problems[::size]]
+        targets = [problem.meta["target_tokens"] for problem in problems[::size]]
         if settings["target"] == "next":
             targets = targets[1:] + targets[:1]
         found = []

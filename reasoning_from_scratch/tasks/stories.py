@@ -39,7 +39,7 @@ class Stories(Task):
         limit:  the largest value on the way.
         amount: the largest number in the text.
         targets: lengths in tokens, one of which each prompt asks for, whatever its story: it is
-                `meta["target"]`. The stories are the same at all targets, and without.
+                `meta["target_tokens"]`. The stories are the same at all targets, and without.
     """
 
     steps: tuple[int, int] = (2, 5)
@@ -123,8 +123,8 @@ class Stories(Task):
         entries, value = think(int(start), operations)
         asked, meta = "", {}
         if self.targets:  # drawn last: names and things stay what they are
-            meta = {"target": random.choice(self.targets)}
-            asked = f" in {meta['target']} tokens"
+            meta = {"target_tokens": random.choice(self.targets)}
+            asked = f" in {meta['target_tokens']} tokens"
         return Problem(
             prompt=f"{name} has {start} {things}. {' '.join(events)} how many?{asked}\n",
             answer=str(value),
