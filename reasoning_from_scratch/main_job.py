@@ -112,8 +112,8 @@ RECIPES = {
             steps=30, batch=16, lr=1e-4, warmup=4, weight_decay=0.0, train_on="completion"
         ),
         grpo=GRPOSettings(
-            steps=20, prompts=8, group_size=8, max_new_tokens=56, lr=2e-5, warmup=4,
-            stop=("</answer>",), aggregate="token_mean", scale="none", evaluate_every=10,
+            steps=20, prompts=8, group_size=8, max_new_tokens=56, lr=1e-5, warmup=4,
+            stop=("</answer>",), aggregate="token_mean", scale="none", evaluate_every=20,
             checkpoint_every=10,
         ),
         problems=96,
