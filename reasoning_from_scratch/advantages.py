@@ -37,7 +37,8 @@ def group_advantages(
         eps:      ≥ 0, keeps groups that nearly agree from being blown up.
 
     Returns:
-        [P,G]. Exactly 0 throughout a group that agrees, unless baseline is "none".
+        [P,G]. Exactly 0 throughout a group that agrees, unless baseline is "none"; 0 also where
+        the divisor is 0, which takes eps = 0, whatever the baseline.
 
     Raises:
         ValueError: not [P,G], a reward is not finite, fewer than two completions to compare, an

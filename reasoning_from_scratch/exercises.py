@@ -75,7 +75,7 @@ def check(
     Args:
         chapter: its number.
         file:    the student's; by default the chapter's own file in chapters/exercises.
-        only:    the name of one function.
+        only:    the name of one function, or its number, such as "7.1".
         say:     called with each line.
         seconds: that one test may compute before it counts as endless.
 
@@ -123,7 +123,8 @@ def choose_exercises(chapter: int, only: str | None) -> Sequence[str]:
     names = EXERCISES[chapter]
     if only is None:
         return names
-    found = [name for name in names if only in (name, short(name))]
+    labels = {name: f"{chapter}.{place}" for place, name in enumerate(names, 1)}
+    found = [name for name in names if only in (name, short(name), labels[name])]
     if not found:
         known = ", ".join(map(short, names))
         raise ValueError(f"only is {only!r}, expected an exercise of chapter {chapter}: {known}")
@@ -217,6 +218,9 @@ def what_stopped(stack: str, name: str, seconds: float) -> dict:
     lines = re.findall(rf'File "{re.escape(name)}", line (\d+)', stack)  # the innermost is first
     if fatal := re.search(r"Fatal Python error: (.*)", stack):
         why = f"the process crashed: {fatal[1]}"
+    elif clock := re.search(r"Timeout \((\d+):(\d+):([\d.]+)\)!", stack):  # it waited, for the most
+        hours, minutes, rest = map(float, clock.groups())
+        why = f"stopped after {3600 * hours + 60 * minutes + rest:g} s by the clock"
     elif "(most recent call first)" in stack:
         why = f"stopped after {seconds:g} s"
     else:

@@ -154,7 +154,8 @@ def overlong_penalty(length: int, *, max_length: int, cache_length: int) -> floa
         cache_length: tokens over which the penalty grows; 0 punishes only beyond the limit.
 
     Returns:
-        0 up to max_length - cache_length, -1 from max_length on; to be added to the reward.
+        0 up to and at max_length - cache_length, above that down to -1 at max_length, where it
+        stays; to be added to the reward.
 
     Raises:
         ValueError: a negative length, or cache_length outside 0 to max_length.

@@ -221,7 +221,7 @@ def probability_ratio(
                       tokens of a sequence, exp(mean log-ratio), for each of them.
 
     Returns:
-        [B,T], 1 where nothing counts. Above e^20 it goes on along its tangent, so that it does not
+        [B,T], 1 where the mask is 0. Above e^20 it goes on along its tangent, so that it does not
         overflow.
 
     Raises:

@@ -53,16 +53,33 @@ def snapshot(value):
 def behaviour(function, call):
     """Make a call with a function, and say what came of it."""
     args, options = snapshot(call)
-    inputs = dict(leaves(named_arguments(function, args, options)))
-    before = {name: snapshot(x) for name, x in inputs.items() if isinstance(x, Tensor)}
+    given = named_arguments(function, args, options)
+    inputs, before = dict(leaves(given)), snapshot(given)
     carrying = {name: x for name, x in inputs.items() if isinstance(x, Tensor) and x.requires_grad}
     try:
         result = function(*args, **options)
         gradients = gradients_of(result, carrying)
     except (Exception, SystemExit) as error:
         return Behaviour(None, {}, (), error)
-    changed = tuple(name for name, x in before.items() if not agree(inputs[name], x))
+    changed = tuple(name for name in given if not unchanged(given[name], before[name]))
     return Behaviour(result, gradients, changed, None)
+
+
+def unchanged(value, before):
+    """Say whether an argument still holds what its snapshot does. Of objects nothing is said."""
+    now, then = list(leaves(value)), list(leaves(before))
+    if [path for path, _ in now] != [path for path, _ in then]:
+        return False
+    return all(_unchanged(x, y) for (_, x), (_, y) in zip(now, then, strict=True))
+
+
+def _unchanged(x, y):
+    if x is y:
+        return True
+    a, b = as_numbers(x), as_numbers(y)
+    if a is None or b is None:
+        return type(x) is type(y) and (not isinstance(x, str) or x == y)
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def gradients_of(result, inputs):

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import inspect
 import numbers
+import types
 
 import numpy as np
 import torch
@@ -43,8 +44,21 @@ def show_both(got, expected):
         where = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), tuple(a.shape)))
         place = f" at {list(where)} of {list(a.shape)}"
         return f"{_number(a[where])}{place}", f"{_number(b[where])}{place}", where, tuple(a.shape)
-    texts = show(got), show(expected)
-    return texts if texts[0] != texts[1] else (show(got, digits=12), show(expected, digits=12))
+    for digits in (6, 12):
+        texts = show(got, digits), show(expected, digits)
+        if texts[0] != texts[1]:
+            return texts
+    kinds = kind(got), kind(expected)  # a list and a tensor of the same numbers look alike
+    return texts if kinds[0] == kinds[1] else tuple(map("{} ({})".format, texts, kinds))
+
+
+def kind(value):
+    """What a value is, and what lies in it."""
+    if isinstance(value, Tensor):
+        return f"tensor of {value.dtype}".replace("torch.", "")
+    inner = sorted({kind(x) for x in value}) if isinstance(value, list | tuple) else ()
+    name = type(value).__name__
+    return f"{name} of {', '.join(inner)}" if inner else name
 
 
 def show_argument(name, value, where=(), shape=()):
@@ -79,7 +93,8 @@ def show(value, digits=6):
         return start + ", ".join(few) + more + end
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {show(x, digits)}" for key, x in value.items()) + "}"
-    if callable(value) and not isinstance(value, torch.nn.Module):
+    told = isinstance(type(value).__repr__, types.FunctionType)  # it says itself what it is
+    if callable(value) and not told and not isinstance(value, torch.nn.Module):
         return _show_function(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]

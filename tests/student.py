@@ -13,6 +13,7 @@ import contextlib
 import faulthandler
 import functools
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
-from tests.behaviour import behaviour, snapshot
+from tests.behaviour import behaviour, snapshot, unchanged
 from tests.diagnosis import Ran, diagnose
 from tests.examples import show_arguments
 from tests.mutants import REPLACED_MODULES
@@ -35,7 +36,10 @@ PATIENCE = 6  # times the limit on computing is the limit on waiting
 
 
 class Watched:
-    """A function in the place of the package's; it remembers how it was called."""
+    """A function in the place of the package's; it remembers how it was called.
+
+    A call that changes an argument fails the test, whatever it returns: the caller may need it.
+    """
 
     def __init__(self, function):
         self.function = function
@@ -46,7 +50,7 @@ class Watched:
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args, **options):
-        self.pending = snapshot((args, options))
+        self.pending = kept = snapshot((args, options))
         self.calls.append(self.pending)
         if len(self.calls) > 2 * KEPT:
             del self.calls[KEPT]
@@ -59,6 +63,8 @@ class Watched:
         finally:
             self.pending = None
         self.returned += 1
+        if not unchanged((args, options), kept):
+            raise AssertionError("an argument is changed")
         return result
 
     def __getattr__(self, name):
@@ -132,10 +138,11 @@ class Checker:
         original = importlib.import_module(f"reasoning_from_scratch.{home}")
         stand_in = types.ModuleType(original.__name__)
         stand_in.__dict__.update(vars(original))
-        watched = Watched(function)
+        right = getattr(original, name)
+        watched = Watched(lenient(function, right))
         setattr(stand_in, name, watched)
         REPLACED_MODULES[home] = stand_in
-        self.exercise, self.right, self.watched = exercise, getattr(original, name), watched
+        self.exercise, self.right, self.watched = exercise, right, watched
         ran = []
         try:
             for item, following in zip(items, [*items[1:], None], strict=True):
@@ -181,6 +188,19 @@ class Checker:
         if self.watched is not None and self.watched.pending is not None:
             lines = show_arguments(self.right, self.watched.pending)
             self.tell({"exercise": self.exercise, "call": lines})
+
+
+def lenient(function, right):
+    """The function, but where the package declares a float a whole number does: `return 0`."""
+    if inspect.signature(right).return_annotation is not float:
+        return function
+
+    @functools.wraps(function, updated=())
+    def in_floats(*args, **options):
+        result = function(*args, **options)
+        return float(result) if type(result) is int else result
+
+    return in_floats
 
 
 def files_with(exercise):

@@ -300,6 +300,14 @@ def test_what_hangs_within_one_line_is_stopped_too(tmp_path):
     assert lines[1].startswith("    during the test: adapt kl coef by hand") and len(lines) == 2
 
 
+def test_what_waits_is_stopped_once_and_by_the_clock(tmp_path):
+    file, lines = tmp_path / "mine.py", []
+    file.write_text("import time\n\n\ndef adapt_kl_coef(*args, **options):\n    time.sleep(99)\n")
+    assert check(6, file=file, only="6.6", say=lines.append, seconds=0.25) is False
+    assert lines[0] == "6.6 adapt_kl_coef  not yet      stopped after 1.5 s by the clock in line 5"
+    assert lines[1].startswith("    during the test: adapt kl coef by hand") and len(lines) == 2
+
+
 def test_a_file_that_python_cannot_read_is_told_with_its_line(tmp_path):
     lines, file = [], tmp_path / "mine.py"
     for text in ("x = 1\ndef gae(:\n", "x = 1\nreturn x\n", "x = 1\n\0\n"):
@@ -324,8 +332,9 @@ def test_the_command_tells_by_its_exit_code_whether_anything_is_wrong(tmp_path, 
         "def majority_vote(answers, *, equal=None):\n"
         "    return answers[-1] if answers else None\n"
     )
-    assert main(["check", "3", "--file", str(file), "--only", "pass_at_k"]) == 0
-    assert capsys.readouterr().out == "3.4 pass_at_k  right        5 tests passed\n"
+    for only in ("pass_at_k", "stats.pass_at_k", "3.4"):
+        assert main(["check", "3", "--file", str(file), "--only", only]) == 0
+        assert capsys.readouterr().out == "3.4 pass_at_k  right        5 tests passed\n"
     line = [sys.executable, "-m", "reasoning_from_scratch", "check", "3", "--file", str(file)]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr == ""

@@ -11,10 +11,12 @@ import torch
 from reasoning_from_scratch import GPTConfig, losses
 from reasoning_from_scratch.exercises import describe
 from tests import diagnosis
-from tests.behaviour import Behaviour, behaviour, difference
+from tests.behaviour import Behaviour, behaviour, difference, snapshot
 from tests.diagnosis import mutants_of
 from tests.examples import Case, clear, large, lines_of, tamed, wild
-from tests.showing import show
+from tests.showing import show, show_both
+from tests.solutions import SOLUTIONS
+from tests.student import Watched
 from tests.test_exercises import filled_in, judged, no_plugins_from_elsewhere  # noqa: F401
 
 
@@ -251,6 +253,38 @@ def test_which_calls_are_hard_to_read():
     assert not clear(case(-7e-5, 0.0)) and not clear(case(100.0, 100.1))
 
 
+def changes_tensor(parts, x):
+    x.sub_(x.mean())
+    return x
+
+
+def changes_dict(parts, x):
+    return {name: parts.pop(name) for name in sorted(parts)}
+
+
+@pytest.mark.parametrize("wrong, name", [(changes_tensor, "x"), (changes_dict, "parts")])
+def test_a_function_that_changes_its_arguments_is_wrong_whatever_it_returns(wrong, name):
+    call = (({"a": 1, "b": [2]}, torch.tensor([1.0, math.nan, 3.0])), {})
+    with pytest.raises(AssertionError, match="an argument is changed"):
+        Watched(wrong)(*snapshot(call)[0])
+    assert Watched(lambda parts, x: (parts, x))(*call[0]) == call[0]
+    assert behaviour(wrong, call).changed == (name,)
+
+
+def test_arguments_that_are_changed_are_named_where_the_results_are_right(tmp_path):
+    lines = "return float(sum(weights[name] * parts.pop(name) for name in list(parts)))"
+    verdict = judge("rewards.combine", filled_in(9, "rewards.combine", lines, tmp_path / "mine.py"))
+    assert verdict["status"] == "wrong" and verdict["mistakes"] == []
+    for example in shown(verdict).values():
+        assert example["got"] == "the argument parts is changed" and example["parts"] != "{}"
+
+
+def test_a_whole_number_may_stand_for_a_float(tmp_path):
+    name = "lengths.overlong_penalty"
+    lines = textwrap.dedent(SOLUTIONS[name]).replace("0.0", "0").replace("-1.0", "-1")
+    assert judge(name, filled_in(10, name, lines, tmp_path / "mine.py"))["status"] == "right"
+
+
 @pytest.mark.parametrize("wrong, what, got, expected", [
     (lambda x: (x * 2).detach(), "", "no gradient reaches x",
      "gradient by x (entries of the result weighted from 1 to 2): [2, 4]"),
@@ -303,7 +337,28 @@ def test_values_are_shown_in_a_line():
     assert "rope_scaling" not in show(config)  # as by default
 
 
+def test_what_is_printed_alike_is_told_apart_by_its_kind():
+    numbers, tensor = [[3, 1]], torch.tensor([[3, 1]])
+    assert show_both(numbers, tensor) == (
+        "[[3, 1]] (list of list of int)", "[[3, 1]] (tensor of int64)",
+    )  # fmt: skip
+    assert show_both([(0, 1)], [(0, 1)]) == ("[(0, 1)]", "[(0, 1)]")
+    assert show_both(1.0, 1 + 1e-8) == ("1", "1.00000001")
+
+
+class Repeats:
+    """A function that says what it is."""
+
+    def __call__(self):
+        return 3
+
+    def __repr__(self):
+        return "three, again and again"
+
+
 def test_a_function_is_shown_by_what_it_does():
+    assert show(Repeats()) == "three, again and again"
+
     def equal(a, b):
         return float(a) == float(b)
 

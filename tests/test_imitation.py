@@ -222,7 +222,7 @@ def test_imitate_refuses(subject, settings, tmp_path):
         (dict(group_size=0), "group_size is 0, expected at least 1"),
         (dict(max_new_tokens=0), "max_new_tokens is 0, expected at least 1"),
         (dict(per_prompt=-1), "per_prompt is -1, expected at least 0"),
-        (dict(temperature=-0.5), "temperature is -0.5, expected at least 0"),
+        (dict(temperature=-0.5), "temperature is -0.5, expected a finite number, at least 0"),
         (dict(temperature=0.0), "group_size is 8 at temperature 0: all would be the same"),
         (dict(keep="longest"), "keep is 'longest', expected 'first' or 'shortest'"),
         (dict(start="base"), "start is 'base', expected 'last' or 'original'"),

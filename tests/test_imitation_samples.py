@@ -73,6 +73,11 @@ def test_select_samples_of_nothing_and_of_nothing_right(subject):
     assert select(["a", "b"], [0, 0.99], [1, 1], [True, True], keep="shortest") == []
 
 
+def test_select_samples_calls_texts_equal_that_agree_to_the_letter(subject):
+    texts = ["a", "a ", "A", "a", "\na"]
+    assert subject("select_samples")(texts, [1] * 5, [1] * 5, [True] * 5) == [0, 1, 2, 4]
+
+
 def slow_choice(texts, correct, lengths, finished, *, keep, per_prompt, duplicates, all_right):
     """One row at a time: the best of those that may still be taken."""
     right = [c == 1 and f for c, f in zip(correct, finished, strict=True)]

@@ -84,6 +84,13 @@ def test_token_entropy_of_a_half_and_two_quarters(subject):
     assert_close(subject("token_entropy")(logits), float64([1.5 * math.log(2), math.log(3)]))
 
 
+def test_token_entropy_of_logits_far_below_zero_is_that_of_their_differences(subject):
+    # Odds of e^3 to 1, p = 0.952574: -p·log p - (1 - p)·log(1 - p) = 0.190865.
+    for shift in (0, -150, -1e4):
+        entropy = subject("token_entropy")(float64([shift, shift - 3.0])[None])
+        assert entropy.item() == pytest.approx(0.190865, abs=1e-6)
+
+
 def test_token_entropy_is_finite_with_impossible_tokens(subject):
     logits = float64([[[0, -math.inf, 0], [3, -math.inf, -math.inf], [-math.inf] * 3]])[0]
     logits.requires_grad_()
@@ -242,6 +249,14 @@ def test_dpo_loss_by_hand(subject):
     slopes = [tensor.grad.item() for tensor in tensors[:2]]
     assert slopes == pytest.approx([-0.0450166, 0.0450166], abs=1e-6)  # 0.1·σ(-0.2)
     assert tensors[2].grad is None and tensors[3].grad is None  # the reference stays as it is
+
+
+def test_dpo_loss_stays_exact_for_a_hopeless_pair(subject):
+    # 0.1·((-20000 + 100) - 0) = -1990: log(1 + e^1990) is 1990, and σ(1990) is 1.
+    chosen = float64(-20000.0).requires_grad_()
+    loss = subject("dpo_loss")(chosen, *(float64(x) for x in (-100.0, -100.0, -100.0)))
+    assert loss.item() == pytest.approx(1990)
+    assert gradient(loss, chosen).item() == pytest.approx(-0.1)
 
 
 @given(seed=seeds)

@@ -56,6 +56,14 @@ def test_probability_ratio_has_the_gradient_of_what_counts(subject, ratio, slope
     assert ratios[0, 2] == 1 and of_old is None
 
 
+def test_probability_ratio_takes_a_mask_for_yes_or_no_and_not_for_a_weight(subject):
+    new, old, mask = float64([0.4, 0.1, 7]), torch.zeros(1, 3), float64([2, 0.5, 0])
+    function = subject("probability_ratio")
+    assert_close(function(new, old, mask), float64([0.4, 0.1, 0]).exp())
+    mean = float64([0.25, 0.25, 0]).exp()  # (0.4 + 0.1) / 2
+    assert_close(function(new, old, mask, ratio="sequence"), mean)
+
+
 @given(rows=masks, seed=seeds)
 def test_probability_ratio_equals_a_slow_loop(subject, rows, seed):
     mask = torch.tensor(rows)
@@ -344,6 +352,56 @@ def test_aggregate_tokens_by_hand(subject):
                 match=f"max_tokens is {wrong}, but aggregate='constant' divides by it")  # fmt: skip
     refuses(aggregate_tokens, x, mask, aggregate="sum", match="aggregate is 'sum', expected 'seq")
     refuses(aggregate_tokens, x[0], mask[0], match=r"x has shape \[4\], expected \[B,T\]")
+
+
+MASK = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("aggregate, first, second", [
+    ("sequence_mean", 1 / 6, 1 / 3),  # a third for each of three sequences, shared by its tokens
+    ("token_mean", 1 / 3, 1 / 3),     # three tokens count
+    ("constant", 1 / 24, 1 / 24),     # three sequences of 8
+])  # fmt: skip
+def test_aggregate_tokens_has_a_gradient_and_ignores_whatever_is_masked(
+    subject, aggregate, first, second
+):
+    x = spoil(random(0, 3, 4).requires_grad_(), MASK != 0)
+    result = subject("losses.aggregate_tokens")(x, MASK, aggregate=aggregate, max_tokens=8)
+    slopes = float64([first, first, 0, 0], [second, 0, 0, 0], [0, 0, 0, 0])
+    assert_close(gradient(result, x), slopes)
+    assert_close(result, (slopes * torch.where(MASK != 0, x, 0)).sum())
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_aggregate_tokens_of_nothing_that_counts_is_zero_with_a_gradient(subject, aggregate):
+    x, none = random(0, 2, 3).requires_grad_(), torch.zeros(2, 3)
+    result = subject("losses.aggregate_tokens")(x, none, aggregate=aggregate, max_tokens=8)
+    assert result == 0 and (gradient(result, x) == 0).all()
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_aggregate_tokens_does_not_hide_a_nan_that_counts(subject, aggregate):
+    x, mask = float64([math.nan, 1], [1, 1]), torch.ones(2, 2)
+    assert subject("losses.aggregate_tokens")(x, mask, aggregate=aggregate, max_tokens=8).isnan()
+
+
+@pytest.mark.parametrize("aggregate, expected", [
+    ("sequence_mean", 3.5),  # (2 + 5) / 2
+    ("token_mean", 3),       # (1 + 3 + 5) / 3
+    ("constant", 1.125),     # 9 / (2 · 4)
+])  # fmt: skip
+def test_aggregate_tokens_takes_a_mask_for_yes_or_no_and_not_for_a_weight(
+    subject, aggregate, expected
+):
+    x, mask = float64([1, 3], [5, 9]), float64([2, 1], [0.5, 0])
+    result = subject("losses.aggregate_tokens")(x, mask, aggregate=aggregate, max_tokens=4)
+    assert result.item() == pytest.approx(expected)
+
+
+def test_aggregate_share_takes_a_mask_for_yes_or_no_and_not_for_a_weight(subject):
+    share, sizes = subject("losses.aggregate_share"), {"total_sequences": 1, "total_tokens": 4}
+    result = share(torch.tensor([[2, 2, 0]]), aggregate="token_mean", **sizes)
+    assert result.item() == pytest.approx(2 / 4)
 
 
 def test_aggregate_share_by_hand(subject):

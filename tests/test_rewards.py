@@ -43,6 +43,7 @@ def rollout(*texts):
     ("<answer>6</answer> no: <answer>5</answer>", "6", 0.0),
     ("<answer>5</answer>", "6", 0.0),
     ("<think>6</think>6", "6", 0.0),                          # no answer at all
+    ("6", "6", 0.0),
     ("<answer>6", "6", 0.0),                                  # cut off
     ("", "6", 0.0),
     ("<answer></answer>", "6", 0.0),
@@ -69,6 +70,13 @@ def test_accuracy_reward_by_hand(subject, completion, answer, expected):
     ("<think>a</think><answer>6</answer>!", 0.0),
     ("<think>a<think></think><answer>6</answer>", 0.0),
     ("<think>a</think><answer>6", 0.0),
+    ("<think>a</think></think><answer>6</answer>", 0.0),         # closed twice
+    ("<think>a</think><answer>6</answer></answer>", 0.0),
+    ("<think>a<b</think><answer>6>5</answer>", 1.0),             # anything that is no tag
+    (" \n<think>a</think><answer>6</answer>", 1.0),              # white space may stand before,
+    ("<think>a</think>\t\r\n<answer>6</answer>", 1.0),           # between,
+    ("<think>a</think><answer>6</answer> \t", 1.0),              # and after
+    ("<THINK>a</THINK><ANSWER>6</ANSWER>", 0.0),                 # another tag
     ("", 0.0),
 ])  # fmt: skip
 def test_format_reward_by_hand(subject, completion, expected):
@@ -104,6 +112,18 @@ def test_rule_reward_survives_ten_hacks(subject, name):
     assert subject("rewards.rule_reward")(completion, "42") == earned
 
 
+@pytest.mark.parametrize("thought, expected", [
+    ("мысль", 1.0),
+    ("7", 1.0),
+    ("first\n\nthen", 1.0),
+    ("_", 0.0),              # neither letter nor digit
+    ("\n", 0.0),
+])  # fmt: skip
+def test_rule_reward_asks_for_a_letter_or_digit_of_any_alphabet(subject, thought, expected):
+    completion = f"<think>{thought}</think><answer>42</answer>"
+    assert subject("rewards.rule_reward")(completion, "42") == expected
+
+
 @pytest.mark.parametrize("prediction, answer, expected", [
     ("42", "42", 1.0),
     (" +42.0 ", "42", 1.0),
@@ -117,6 +137,11 @@ def test_rule_reward_survives_ten_hacks(subject, name):
     ("\\boxed{42", "42", 0.1),               # its box is not closed: no answer
     ("0.5", "1/2", 1.0),
     ("2x + 2", "2(x+1)", 1.0),               # not a number: a formula may be right
+    ("-6*7", "-42", 0.1),                    # a number, whatever its sign, commas and point
+    ("6*7", "42.0", 0.1),
+    ("1001/2", "500.5", 0.1),
+    ("10*100", "1,000", 0.1),
+    ("4.2e1", "42", 0.1),                    # digits, commas, a point: nothing else
     ("9**9**9**9", "42", 0.1),
 ])  # fmt: skip
 def test_rule_reward_of_good_form(subject, prediction, answer, expected):
@@ -147,6 +172,10 @@ def test_rule_reward_pays_form_what_it_is_told(subject):
     ("It’s a café: don't, 35 + 7_000", 1.0),
     ("cafe\u0301", 1.0),                                              # e and its accent in two
     ("mixеd word", 0.5),                                              # a Cyrillic е inside
+    ("еxample word", 0.5),                                            # a Cyrillic е in front
+    ("даxа word", 0.5),                                               # one Latin letter of four
+    ("the$x$вот", 0.5),                                               # two words, not one
+    ("cafe\u0301s да", 0.5),                                          # two words, not three
     ("12 + 3 = 15", 1.0),                                             # no word at all
     ("", 1.0),
 ])  # fmt: skip
@@ -192,6 +221,9 @@ def test_language_reward_refuses(subject):
     ("a a a a a", {"n": 2, "maximum": 2.0}, -1.5),
     ("a a a a a", {"n": 1}, -0.8),
     ("a a", {}, 0.0),                          # too short to say anything three times
+    ("a bc ab c", {"n": 2}, 0.0),              # a bc, bc ab, ab c: not abc, bcab, abc
+    ("a\nb  a\tb", {"n": 2}, -1 / 3),          # ab, ba, ab, whatever the white space
+    ("A a a, a.", {"n": 1}, 0.0),              # four different words
     ("", {}, 0.0),
 ])  # fmt: skip
 def test_repetition_penalty_by_hand(subject, completion, options, expected):
@@ -275,6 +307,11 @@ def test_combine_by_hand(subject):
     # Logic-RL: good form and a wrong answer.
     assert combine({"format": 1, "correct": -1.5}, {"format": 1, "correct": 1}) == -0.5
     assert combine({"correct": 1, "format": 1}, {"correct": 1, "format": 0.1}) == pytest.approx(1.1)
+
+
+def test_combine_weighs_by_name_whatever_the_order(subject):
+    total = subject("rewards.combine")({"a": 1, "b": 10}, {"b": 0.5, "a": 2})
+    assert total == 7  # 2 · 1 + 0.5 · 10
 
 
 def test_combine_refuses_names_that_do_not_match(subject):

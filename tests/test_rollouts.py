@@ -55,6 +55,19 @@ def test_a_score_between_makes_a_group_mixed_too(subject):
     assert subject("rollouts.fill_with_mixed")(draw, 2, rounds=1) == [(0, 0), (0, 1)]
 
 
+@pytest.mark.parametrize("worths, mixed", [
+    ([1.0, 0.0, 1.0], True),
+    ([1.0, 2.0], True),
+    ([0.5, 0.5], False),
+    ([2.0, 2.0], False),
+    ([0.1] * 7, False),  # whose deviation may come out as 8e-9 in float32
+])  # fmt: skip
+def test_a_group_is_mixed_where_its_largest_worth_is_above_its_smallest(subject, worths, mixed):
+    draw = Draws([0.0] * len(worths), worths)  # the second goes first if it is mixed
+    chosen = subject("rollouts.fill_with_mixed")(draw, 2, rounds=1)
+    assert chosen == ([(0, 1), (0, 0)] if mixed else [(0, 0), (0, 1)])
+
+
 @given(
     st.integers(1, 5), st.integers(1, 6),
     st.lists(st.sampled_from([ALIVE, RIGHT, WRONG]), min_size=30, max_size=30),

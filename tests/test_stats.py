@@ -73,6 +73,8 @@ def test_pass_at_k_refuses(subject):
     (6, 0, 4, 0.0),
     (6, 6, 4, 0.0),
     (5, 2, 1, 0.0),        # one completion always agrees with itself
+    (2000, 1000, 2, 1000 / 1999),  # the second is one of the 1000 others among 1999
+    (2000, 1000, 1000, 1.0),       # all but two sets, of so many that a float can't hold them
 ])  # fmt: skip
 def test_mixed_group_chance_by_hand(subject, n, c, group_size, expected):
     assert subject("mixed_group_chance")(n, c, group_size) == pytest.approx(expected, abs=1e-12)

@@ -36,7 +36,8 @@ def group_advantages(
 
     Returns:
         [P,G]. A group that agrees gets exactly 0 throughout, unless baseline is "none": with
-        eps = 0 too, and where seven times 0.1 has a mean that is not 0.1.
+        eps = 0 too, and where seven times 0.1 has a mean that is not 0.1. What would be divided by
+        0, as only eps = 0 can have it, is 0 whatever the baseline.
 
     >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), eps=0.0)
     tensor([[ 1.5000, -0.5000, -0.5000, -0.5000]])

@@ -51,7 +51,7 @@ def grpo_step_flops(
     sampled, but not learned from.
 
     With a KL to a reference (a model as large as the policy), every group is learned from in each
-    pass, and each token of it is read by the reference as well.
+    pass, and in each pass the reference reads each token of it once.
 
     Args:
         parameters:     of the policy.

@@ -27,11 +27,12 @@ def overlong_penalty(length: int, *, max_length: int, cache_length: int) -> floa
     Args:
         length:       tokens of the completion.
         max_length:   tokens at which a completion is cut off.
-        cache_length: tokens over which the penalty grows. With 0 there is none up to the limit, and
-                      beyond it all of it.
+        cache_length: tokens over which the penalty grows. With 0 there is none up to the limit, the
+                      limit included, and beyond it all of it.
 
     Returns:
-        0 up to max_length - cache_length, -1 from max_length on, a float in between.
+        A float: 0 up to and at max_length - cache_length, whatever cache_length; above that on the
+        line, which reaches -1 at max_length and stays there.
 
     >>> overlong_penalty(90, max_length=100, cache_length=20)
     -0.5
@@ -63,13 +64,14 @@ def probability_ratio(
         ratio:        "token" or "sequence".
 
     Returns:
-        [B,T], 1 where nothing counts.
+        [B,T]: on a counted token its own ratio or that of its sequence, on any other 1. It must not
+        overflow, nor its gradient, however far apart the two are.
 
-    >>> new, old = torch.tensor([[0.1, -0.3, 0.2, 0.4]]), torch.zeros(1, 4)
-    >>> probability_ratio(new, old, torch.ones(1, 4), ratio="sequence")
-    tensor([[1.1052, 1.1052, 1.1052, 1.1052]])
+    >>> new, mask = torch.tensor([[0.1, -0.3, 0.2, 0.4, 7.0]]), torch.tensor([[1, 1, 1, 1, 0]])
+    >>> probability_ratio(new, torch.zeros(1, 5), mask, ratio="sequence")
+    tensor([[1.1052, 1.1052, 1.1052, 1.1052, 1.0000]])
 
-    `losses.masked_mean` and `losses._bounded_exp`, an exp that cannot overflow, may be used.
+    `losses._bounded_exp` is an exp that cannot overflow; `losses.masked_mean` may be used, too.
     Mirrors `losses.probability_ratio`; held by tests/test_losses_policy.py.
     """
     check_choice("ratio", ratio, ("token", "sequence"))

@@ -16,23 +16,26 @@ MUTANTS = {
             "each = TRAINING_FLOPS - FORWARD_FLOPS +",
         ),
         "a prompt is run again for each completion": (
-            "tokens = prompt + sum(row)",
-            "tokens = prompt * len(row) + sum(row)",
+            "tokens = int(prompt) + sum(int(length) for length in row)",
+            "tokens = int(prompt) * len(row) + sum(int(length) for length in row)",
         ),
-        "prompts are not counted": ("tokens = prompt + sum(row)", "tokens = sum(row)"),
-        "groups that agree are learned from": ("if reference or len(set(paid)) > 1:", "if True:"),
+        "prompts are not counted": (
+            "tokens = int(prompt) + sum(int(length) for length in row)",
+            "tokens = sum(int(length) for length in row)",
+        ),
+        "groups that agree are learned from": ("if reference or len", "if True or len"),
         "with a reference groups that agree are left out as well": (
-            "if reference or len(set(paid)) > 1:",
-            "if len(set(paid)) > 1:",
+            "if reference or len",
+            "if len",
         ),
         "only what was rewarded is learned from": (
-            "if reference or len(set(paid)) > 1:\n            learned += tokens",
-            "if reference or len(set(paid)) > 1:\n            learned += prompt + "
-            "sum(n for n, r in zip(row, paid) if reference or r)",
+            "            learned += tokens",
+            "            learned += int(prompt)\n"
+            "            learned += sum(n for n, r in zip(row, paid) if reference or r)",
         ),
         "groups that agree are not sampled either": (
-            "        sampled += tokens\n        if reference or len(set(paid)) > 1:\n",
-            "        if reference or len(set(paid)) > 1:\n            sampled += tokens\n",
+            "        sampled += tokens\n",
+            "        sampled += tokens * (reference or len(set(paid)) > 1)\n",
         ),
         "each pass samples anew": (
             "FORWARD_FLOPS * sampled + each * epochs * learned",

@@ -42,6 +42,16 @@ MUTANTS = {
             '    if duplicates == "drop":',
             '    rows = rows[:per_prompt] if per_prompt else rows\n    if duplicates == "drop":',
         ),
+        "duplicates go before the shortest is sought": (
+            '    if keep == "shortest":',
+            '    if duplicates == "drop":\n'
+            "        rows = list({texts[i]: i for i in reversed(rows)}.values())[::-1]\n"
+            '    if keep == "shortest":',
+        ),
+        "texts are equal but for white space at their ends": (
+            "first.setdefault(texts[row], row)",
+            "first.setdefault(texts[row].strip(), row)",
+        ),
         "one more than per_prompt": ("rows[:per_prompt] if", "rows[: per_prompt + 1] if"),
         "no cap on what an easy prompt gives": (
             "rows[:per_prompt] if per_prompt else rows",

@@ -10,6 +10,14 @@ MUTANTS = {
             "abs(float(target) - float(length))",
             "max(0.0, float(length) - float(target))",
         ),
+        "no absolute value: what is too long is rewarded": (
+            "abs(float(target) - float(length))",
+            "(float(target) - float(length))",
+        ),
+        "no absolute value: what is too short is rewarded": (
+            "abs(float(target) - float(length))",
+            "(float(length) - float(target))",
+        ),
         "relative to the target": (
             "abs(float(target) - float(length))",
             "abs(float(target) - float(length)) / max(float(target), 1.0)",
@@ -50,6 +58,11 @@ MUTANTS = {
         "shortest of the right ones only": (
             "shortest, spread = min(sizes)",
             "shortest, spread = min([n for n, c in zip(sizes, right) if c] or sizes)",
+        ),
+        "shortest and longest of the right ones only": (
+            "shortest, spread = min(sizes), max(sizes) - min(sizes)",
+            "kept = [n for n, c in zip(sizes, right) if c] or sizes\n"
+            "    shortest, spread = min(kept), max(kept) - min(kept)",
         ),
         "a group of equal lengths gets 0.5": ("if spread else 0.0", "if spread else 0.5"),
         "a tensor comes back as a list": ("return like.new_tensor(rewards)", "return rewards"),

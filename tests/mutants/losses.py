@@ -53,6 +53,10 @@ MUTANTS = {
             "any, torch.where(any, x, 0).log_softmax(-1), 0)).sum(-1))"
             "(_at_least_float32(part), (part > -math.inf).any(-1, True))",
         ),
+        "logits below -100 are held there": (
+            "_entropy(_at_least_float32(part))",
+            "_entropy(_at_least_float32(part).clamp(min=-100))",
+        ),
     },
     "_parts": {
         "only the first part of the batch": (
@@ -147,6 +151,16 @@ MUTANTS = {
             "-F.logsigmoid(beta * (chosen_gain - rejected_gain)).mean()",
             "-F.logsigmoid((beta * (chosen_gain - rejected_gain)).mean())",
         ),
+        "there is no reference": (
+            "beta * (chosen_gain - rejected_gain)",
+            "beta * (_at_least_float32(chosen) - _at_least_float32(rejected))",
+        ),
+        "the sum over pairs": (".mean()", ".sum()"),
+        "the wrong sign: less than 0": ("return -F", "return F"),
+        "log(sigmoid) overflows": (
+            "-F.logsigmoid(beta * (chosen_gain - rejected_gain))",
+            "-torch.log(torch.sigmoid(beta * (chosen_gain - rejected_gain)))",
+        ),
     },
     "_counted": {"labels are a mask": ("check_mask(mask,", 'check_shape("mask", mask,')},
     "kl_estimate": {
@@ -197,6 +211,18 @@ MUTANTS = {
         "the ratio of a sequence is the mean of its tokens' ratios": (
             "masked_mean(log_ratio, counted, dim=1)[:, None]",
             "masked_mean(_bounded_exp(log_ratio), counted, dim=1).log()[:, None]",
+        ),
+        "the policy is not trained: its gradient is cut": (
+            "_at_least_float32(logprobs), 0)",
+            "_at_least_float32(logprobs).detach(), 0)",
+        ),
+        "only a mask of exactly 1 counts": (
+            'counted = _counted(mask, logprobs, "logprobs")',
+            'counted = _counted(mask, logprobs, "logprobs") & (mask == 1)',
+        ),
+        "the mask is a weight": (
+            "masked_mean(log_ratio, counted, dim=1)[:, None]",
+            "((log_ratio * mask).sum(1) / mask.sum(1).clamp(min=1e-9))[:, None]",
         ),
         "the ratio of a sequence is that of a token": (
             'if ratio == "sequence":',
@@ -332,6 +358,40 @@ MUTANTS = {
             "torch.where(counted, _at_least_float32(x), 0).sum()",
             "x.sum()",
         ),
+        "no gradient: x is detached": (
+            '_check_batch("x", x)',
+            '_check_batch("x", x)\n    x = x.detach()',
+        ),
+        "multiplies by the mask: 0 · NaN": (
+            '_check_batch("x", x)',
+            '_check_batch("x", x)\n    total, counts = x * (mask != 0), (mask != 0).sum(1)\n'
+            '    if aggregate == "token_mean":\n'
+            "        return total.sum() / counts.sum().clamp(min=1)\n"
+            '    if aggregate == "sequence_mean":\n'
+            "        return (total.sum(1) / counts.clamp(min=1)).mean()\n"
+            "    if max_tokens:\n        return total.sum() / (len(x) * max_tokens)",
+        ),
+        "0 / 0 where nothing counts": (
+            "return masked_mean(x, mask)\n",
+            "return masked_mean(x, mask) / (mask != 0).any()\n",
+        ),
+        "what is not a number counts as 0": (
+            '_check_batch("x", x)',
+            '_check_batch("x", x)\n    x = x.nan_to_num()',
+        ),
+        "only a mask of exactly 1 counts": (
+            '_check_batch("x", x)',
+            '_check_batch("x", x)\n    mask = _counted(mask, x, "x") & (mask == 1)',
+        ),
+        "the mask is a weight": (
+            '_check_batch("x", x)',
+            '_check_batch("x", x)\n    total = torch.where(_counted(mask, x, "x"), x * mask, 0)\n'
+            '    if aggregate == "token_mean":\n'
+            "        return total.sum() / mask.sum().clamp(min=1e-9)\n"
+            '    if aggregate == "sequence_mean":\n'
+            "        return (total.sum(1) / mask.sum(1).clamp(min=1e-9)).mean()\n"
+            "    if max_tokens:\n        return total.sum() / (len(x) * max_tokens)",
+        ),
     },
     "aggregate_share": {
         "every part weighs the same as its sequences": (
@@ -346,6 +406,7 @@ MUTANTS = {
             "counted = (mask != 0).sum()",
             "counted = torch.tensor(mask.numel())",
         ),
+        "the mask is a weight": ("counted = (mask != 0).sum()", "counted = mask.sum()"),
         "more tokens than the whole has": ("counted > total:", "counted < 0:"),
         "as many tokens as the whole are too many": ("counted > total:", "counted >= total:"),
         "is not divided by the whole": ("len(mask) / total_sequences", "float(len(mask))"),

@@ -20,6 +20,11 @@ MUTANTS = {
             "answer in (re.findall(r'\\d+', completion) if prediction is None else ())"
             " or math_equal(prediction, answer)",
         ),
+        "without an answer in its place, the bare text is compared": (
+            "prediction is not None and math_equal(prediction, answer)",
+            "completion.strip() == answer if prediction is None"
+            " else math_equal(prediction, answer)",
+        ),
     },
     "format_reward": {
         "prefilled is not passed on": ("prefilled=prefilled", "prefilled=False"),
@@ -33,6 +38,34 @@ MUTANTS = {
             "re.fullmatch(r'\\s*<think>.*</think>\\s*<answer>.*</answer>\\s*', "
             "'<think>' * prefilled + completion, re.DOTALL) is not None",
         ),
+        "closing tags are not counted": (
+            "check_format(completion, prefilled=prefilled)",
+            "completion.count('<think>') + prefilled == completion.count('<answer>') == 1 and "
+            "re.fullmatch(r'\\s*<think>.*</think>\\s*<answer>.*</answer>\\s*', "
+            "'<think>' * prefilled + completion, re.DOTALL) is not None",
+        ),
+        "a block may not hold <": (
+            "check_format(completion, prefilled=prefilled)",
+            "re.fullmatch(r'\\s*<think>[^<]*</think>\\s*<answer>[^<]*</answer>\\s*', "
+            "'<think>' * prefilled + completion) is not None",
+        ),
+        "white space before the first block is refused": (
+            "check_format(completion, prefilled=prefilled)",
+            "check_format(completion, prefilled=prefilled) and not completion[0].isspace()",
+        ),
+        "white space after the last block is refused": (
+            "check_format(completion, prefilled=prefilled)",
+            "check_format(completion, prefilled=prefilled) and not completion[-1].isspace()",
+        ),
+        "between the blocks only spaces and line ends may stand": (
+            "check_format(completion, prefilled=prefilled)",
+            "check_format(completion, prefilled=prefilled) and "
+            "re.search('</think>[ \\n]*<answer>', completion) is not None",
+        ),
+        "tags may be written in capitals": (
+            "check_format(completion,",
+            "check_format(completion.lower(),",
+        ),
         "what follows the answer does not count": (
             "check_format(completion,",
             "check_format(''.join(completion.partition('</answer>')[:2]),",
@@ -45,6 +78,26 @@ MUTANTS = {
         ),
         "right is enough, in whatever form": ("return 0.0", "form = 0.0"),
         "nothing need be thought": (" or not any(map(str.isalnum, thought))", ""),
+        "only Latin letters and digits are a thought": (
+            "any(map(str.isalnum, thought))",
+            "re.search('[a-zA-Z0-9]', thought)",
+        ),
+        "an underscore is a thought": (
+            "any(map(str.isalnum, thought))",
+            "re.search(r'\\w', thought)",
+        ),
+        "a thought of several lines is none": (
+            "any(map(str.isalnum, thought))",
+            "(any(map(str.isalnum, thought)) and '\\n' not in thought)",
+        ),
+        "a sum is right where the answer has a sign, a comma or a point": (
+            "not _NUMBER.fullmatch(answer)",
+            "not answer.isdigit()",
+        ),
+        "whatever float reads is a number": (
+            "_NUMBER.fullmatch(prediction)",
+            "re.fullmatch(r'[-+]?[0-9][0-9,]*([.][0-9]+)?(e[0-9]+)?', prediction)",
+        ),
         "a sum that comes to the answer is right": ("if worked_out and", "if"),
         "form is paid on top": ("1.0 if worked_out", "1.0 + form if worked_out"),
         "form alone earns nothing": ("else form", "else 0.0"),
@@ -57,6 +110,22 @@ MUTANTS = {
     "language_reward": {
         "counts formulas as words": ('_NOT_WORDS.sub(" ", text)', "text"),
         "one letter is enough": ("all(_alphabet(c)", "any(_alphabet(c)"),
+        "the first letter is enough": (
+            "all(_alphabet(c) == alphabet for c in word if c.isalpha())",
+            "_alphabet(word[0]) == alphabet",
+        ),
+        "most of the letters are enough": (
+            "all(_alphabet(c) == alphabet for c in word if c.isalpha())",
+            "2 * sum(_alphabet(c) == alphabet for c in word) > sum(map(str.isalpha, word))",
+        ),
+        "the words beside a formula grow together": (
+            '_NOT_WORDS.sub(" ", text)',
+            '_NOT_WORDS.sub("", text)',
+        ),
+        "an accent splits a word in two": (
+            'unicodedata.normalize("NFC", completion)',
+            "completion",
+        ),
         "a text without words is in the wrong language": ("if words else 1.0", "if words else 0.0"),
         "always asks for Latin letters": ("_alphabet(c) == alphabet", '_alphabet(c) == "LATIN"'),
         "the share of the others": ("return ours /", "return (len(words) - ours) /"),
@@ -67,6 +136,16 @@ MUTANTS = {
         "one word more in each n-gram": ("for i in range(n))", "for i in range(n + 1))"),
         "n-grams do not overlap": ("strict=False))", "strict=False))[::n]"),
         "maximum is left out": ("-maximum * (1", "-1.0 * (1"),
+        "the words of an n-gram run together": (
+            "strict=False))",
+            "strict=False))\n    grams = list(map(''.join, grams))",
+        ),
+        "splits at single spaces only": ("completion.split()", 'completion.split(" ")'),
+        "upper and lower case are one": ("completion.split()", "completion.lower().split()"),
+        "punctuation does not count": (
+            "completion.split()",
+            "__import__('re').findall(r'\\w+', completion)",
+        ),
     },
     "token_f1": {
         "recall alone": (
@@ -100,6 +179,10 @@ MUTANTS = {
         "divided by the weights": (
             "float(sum(weights[name] * value for name, value in parts.items()))",
             "sum(weights[n] * v for n, v in parts.items()) / sum(weights.values())",
+        ),
+        "weighs by order, not by name": (
+            "weights[name] * value for name, value in parts.items()",
+            "w * value for w, value in zip(weights.values(), parts.values())",
         ),
         "a part without weight is left out in silence": (
             "_check_names(parts, weights)",

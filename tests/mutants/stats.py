@@ -38,6 +38,10 @@ MUTANTS = {
             "math.comb(c, group_size) + math.comb(n - c, group_size)",
             "math.comb(c, group_size)",
         ),
+        "floats overflow where there are many sets": (
+            "(subsets - agree) / subsets",
+            "1 - float(agree) / float(subsets)",
+        ),
         "the chance that a group is dead": ("(subsets - agree) / subsets", "agree / subsets"),
     },
     "bootstrap_interval": {
