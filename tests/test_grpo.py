@@ -335,9 +335,9 @@ def test_length_counts_from_the_step_it_is_to_count_from():
     assert ["reward_length" in line for line in run.history] == [False, False, True]
     line = run.history[2]
     assert line["reward"] == pytest.approx(line["reward_correct"] + line["reward_length"])
-    message = "target is None, but lcpo_exact compares with what the prompt asks for"
-    with pytest.raises(ValueError, match=message):
-        train(Parity(), small("dr_grpo", length_reward="lcpo_exact"))
+    message = "length_reward is 'lcpo_exact', but the problems ask for no length"
+    with pytest.raises(ValueError, match=message):  # at once, not when length begins to count
+        train(Parity(), small("dr_grpo", length_reward="lcpo_exact", length_after=2))
 
 
 # The KL term.
