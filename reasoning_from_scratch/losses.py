@@ -176,7 +176,8 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: KLEstimator = "
     Args:
         logprobs:     [B,T] log π(token), in nats, of tokens *sampled from the policy*.
                       Carries the gradient.
-        ref_logprobs: [B,T] the reference's log-probability of the same tokens.
+        ref_logprobs: [B,T] the reference's log-probability of the same tokens. Computed with a
+                      gradient, it carries one too: compute it under `torch.no_grad()`.
         kind:         "k1" unbiased, any sign; "k2" biased, ≥ 0; "k3" unbiased, ≥ 0.
 
     Returns:
@@ -262,7 +263,8 @@ def policy_loss(
         mask:         [B,T] not 0 on the tokens that the policy sampled.
         clip_low:     how far below 1 the ratio may fall, ≥ 0; math.inf for any distance.
         clip_high:    how far above 1 it may rise, ≥ 0.
-        ratio:        "token" or "sequence", see `probability_ratio`.
+        ratio:        "token" or "sequence", see `probability_ratio`. The sequence's pushes all its
+                      tokens alike, by the mean of their advantages (GSPO, not GSPO-token).
         clip:         "ppo" the smaller of ratio·A and clipped ratio·A, whatever the sign of A;
                       "cispo" stop-gradient(clipped ratio)·A·logprob; "none" ratio·A.
         aggregate:    how tokens become one number, see `aggregate_tokens`.
