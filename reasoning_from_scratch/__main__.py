@@ -238,7 +238,7 @@ def check(
     Args:
         chapter: its number.
         file: yours; by default the chapter's stubs in chapters/exercises.
-        only: the name of one exercise's function.
+        only: the name of one exercise's function, or its number, such as 7.1.
     """
     if not check_exercises(chapter, file=file, only=only, say=say):
         sys.exit(1)

@@ -72,8 +72,8 @@ def check_whole_numbers(settings: object) -> None:
             raise ValueError(f"{field.name} is {value!r}, expected a whole number")
 
 
-def check_optimiser(settings: object) -> None:
-    """Raise a ValueError unless what drives the optimiser is finite and at least 0.
+def check_finite(settings: object) -> None:
+    """Raise a ValueError unless each rate and weight of `settings` is finite and at least 0.
 
     A negative rate would climb the loss, and a NaN or an infinite one leaves a model without sense.
     """

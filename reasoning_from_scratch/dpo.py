@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch.checks import (
-    check_optimiser,
+    check_finite,
     check_positive,
     check_type,
     check_whole_numbers,
@@ -74,7 +74,7 @@ class DPOSettings:
             "checkpoint_every",
         )  # fmt: skip
         check_positive(self, "nll_coef", "evaluate_every", at_least=0)
-        check_optimiser(self)
+        check_finite(self)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from reasoning_from_scratch.advantages import Baseline, Scale, group_advantages
 from reasoning_from_scratch.checks import (
     check_choices,
-    check_optimiser,
+    check_finite,
     check_positive,
     check_texts,
     check_whole_numbers,
@@ -113,7 +113,7 @@ class GRPOSettings:
         check_positive(self, "resample", "overlong", "evaluate_every", "kl_coef", at_least=0)
         check_positive(self, "length_coef", "length_after", "pool", at_least=0)
         check_positive(self, "clip_low", "clip_high", at_least=0)
-        check_optimiser(self)
+        check_finite(self)
         check_choices(self)
         if self.baseline == "none" and self.scale != "none":
             raise ValueError(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 LengthReward = Literal["none", "kimi", "cosine", "lcpo_exact", "lcpo_max"]
+TARGETED = ("lcpo_exact", "lcpo_max")  # those that compare with what the prompt asks for
 
 if TYPE_CHECKING:  # works on tensors, without loading PyTorch for those who have lists
     from torch import Tensor
@@ -207,7 +208,7 @@ def length_part(
         raise ValueError(f"coef is {coef}, expected a number of at least 0")
     if kind == "kimi":
         return [coef * reward for reward in kimi_length_reward(list(lengths), list(correct))]
-    if kind in ("lcpo_exact", "lcpo_max") and target is None:
+    if kind in TARGETED and target is None:
         raise ValueError(f"target is None, but {kind} compares with what the prompt asks for")
     parts = []
     for right, length in zip(correct, lengths, strict=True):

@@ -16,6 +16,7 @@ import torch
 from reasoning_from_scratch.evaluate import Evaluation, evaluate, measure, summarise
 from reasoning_from_scratch.grpo import GRPOSettings, train_grpo
 from reasoning_from_scratch.model import GPT, GPTConfig
+from reasoning_from_scratch.ppo import PPOSettings
 from reasoning_from_scratch.pretrained import find_smollm2, load_pretrained, save_pretrained
 from reasoning_from_scratch.report import learning_curves, write_page
 from reasoning_from_scratch.runs import Run, write_atomically
@@ -214,22 +215,9 @@ class MainJob:
     def train(self, policy: GPT, tokenizer: Tokenizer) -> None:
         """Reinforce: reward 1 for the right answer, nothing for thinking or length."""
         s = self.recipe.grpo
-        tune = self.task.generate(128, seed=self.seed, split="tune")
-
-        def evaluate_now(model: GPT) -> dict:
-            return measure(
-                model,
-                tokenizer,
-                self.task,
-                tune,
-                samples=1,
-                max_new_tokens=s.max_new_tokens,
-                stop=s.stop,
-                seed=self.seed,
-            )
-
         with self.stage("grpo", s) as (settings, run):
-            train_grpo(policy, tokenizer, self.task, settings, run=run, evaluate=evaluate_now)
+            look = measure_along(self.task, tokenizer, settings)
+            train_grpo(policy, tokenizer, self.task, settings, run=run, evaluate=look)
 
     def measured(
         self, name: str, policy: GPT, tokenizer: Tokenizer
@@ -285,6 +273,20 @@ class MainJob:
         self.current.on_step = self.watch(name, settings.steps)
         yield settings, self.current
         self.current = None
+
+
+def measure_along(
+    task: Task, tokenizer: Tokenizer, settings: GRPOSettings | PPOSettings
+) -> Callable[[GPT], dict] | None:
+    """Return what looks at a policy along its run, on 128 tuning problems; None if nothing shall.
+
+    The test problems stay for the end.
+    """
+    if not settings.evaluate_every:
+        return None
+    problems = task.generate(128, seed=settings.seed, split="tune")
+    how = {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop, "seed": settings.seed}
+    return lambda policy: measure(policy, tokenizer, task, problems, samples=1, **how)
 
 
 def readable_completions(greedy: Evaluation, *, count: int) -> list[dict[str, object]]:

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from reasoning_from_scratch.advantages import gae
 from reasoning_from_scratch.checks import (
     check_choices,
+    check_finite,
     check_mask,
-    check_optimiser,
     check_positive,
     check_shape,
     check_tensor,
@@ -113,7 +113,7 @@ class PPOSettings:
         check_positive(self, "critic_lr", "critic_warmup", "value_clip", at_least=0)
         check_positive(self, "kl_coef", "kl_target", "evaluate_every", at_least=0)
         check_positive(self, "clip_low", "clip_high", at_least=0)
-        check_optimiser(self)
+        check_finite(self)
         if self.unfinished_reward is not None and not math.isfinite(self.unfinished_reward):
             raise ValueError(
                 f"unfinished_reward is {self.unfinished_reward}, expected None or a finite number"

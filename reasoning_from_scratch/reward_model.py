@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch.checks import (
-    check_optimiser,
+    check_finite,
     check_positive,
     check_type,
     check_whole_numbers,
@@ -68,7 +68,7 @@ class RewardModelSettings:
             self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"
         )
         check_positive(self, "centring", "evaluate_every", at_least=0)
-        check_optimiser(self)
+        check_finite(self)
 
 
 def train_reward_model(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reasoning_from_scratch.checks import check_shape
-from reasoning_from_scratch.lengths import LengthReward, length_part, overlong_penalty
+from reasoning_from_scratch.lengths import TARGETED, LengthReward, length_part, overlong_penalty
 from reasoning_from_scratch.model import GPT
 from reasoning_from_scratch.problem_streams import ProblemStream
 from reasoning_from_scratch.sampling import Rollout, sample
@@ -22,7 +22,6 @@ from reasoning_from_scratch.training import precision, sum_over_processes, world
 # A reward function sees each completion's problem and the whole rollout, so that it can compare
 # lengths within a group; it returns named parts, one number a completion, that are added up.
 RewardFunction = Callable[[Sequence[Problem], Rollout], Mapping[str, Sequence[float]]]
-ASKED = ("lcpo_exact", "lcpo_max")  # length rewards that compare with what the prompt asks for
 
 
 class SamplingSettings(Protocol):
@@ -177,7 +176,7 @@ def rollout_and_score(
         check_shape(part, scored[name], (len(owners),), "one for each completion")
         if not (finite := scored[name].isfinite()).all():
             raise ValueError(f"{part} holds {scored[name][~finite][0].item()}, expected finite")
-    if s.length_reward in ASKED and "target_tokens" not in problems[0].meta:
+    if s.length_reward in TARGETED and "target_tokens" not in problems[0].meta:
         raise ValueError(
             f"length_reward is {s.length_reward!r}, but the problems ask for no length: use a task "
             "that does, such as stories with the option targets=24,48"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reasoning_from_scratch.checks import (
     check_choices,
-    check_optimiser,
+    check_finite,
     check_positive,
     check_whole_numbers,
 )
@@ -60,7 +60,7 @@ class SFTSettings:
         check_positive(
             self, "steps", "batch", "lr", "max_grad_norm", "micro_tokens", "checkpoint_every"
         )
-        check_optimiser(self)
+        check_finite(self)
 
 
 def train_sft(

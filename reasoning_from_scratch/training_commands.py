@@ -7,7 +7,6 @@ import ast
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,11 +16,16 @@ import tyro
 from reasoning_from_scratch import imitation
 from reasoning_from_scratch import report as reports
 from reasoning_from_scratch.dpo import DPOSettings, train_dpo
-from reasoning_from_scratch.evaluate import measure
 from reasoning_from_scratch.grpo import PRESETS, GRPOSettings, train_grpo
 from reasoning_from_scratch.grpo import preset as make_preset
-from reasoning_from_scratch.main_job import absolute, model_folder, open_model, pretrain_tiny
-from reasoning_from_scratch.model import GPT, ScalarHead
+from reasoning_from_scratch.main_job import (
+    absolute,
+    measure_along,
+    model_folder,
+    open_model,
+    pretrain_tiny,
+)
+from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.ppo import PPO_PRESETS, PPOSettings, ppo_preset, train_ppo
 from reasoning_from_scratch.preferences import Prefer, Preference, flip_labels, sample_preferences
 from reasoning_from_scratch.pretrained import save_pretrained
@@ -40,10 +44,9 @@ from reasoning_from_scratch.reward_quality import (
 )
 from reasoning_from_scratch.runs import Run
 from reasoning_from_scratch.sft import SFTSettings, train_sft
-from reasoning_from_scratch.tasks import Task, get_task
+from reasoning_from_scratch.tasks import get_task
 from reasoning_from_scratch.tasks.base import check_whole
 from reasoning_from_scratch.terminal import Bar, fresh_folder, say, stoppable
-from reasoning_from_scratch.tokenizer import Tokenizer
 from reasoning_from_scratch.training import rank, start_processes
 
 Flat = tyro.conf.OmitArgPrefixes
@@ -296,7 +299,7 @@ def ppo(
         critic = copy.deepcopy(judge)
     record = open_run("ppo", out, resume, settings, fixed)
     with stoppable(lambda: record, f"ppo --resume {record.folder}"):
-        look = watcher(problems, tokenizer, settings)
+        look = measure_along(problems, tokenizer, settings)
         train_ppo(
             policy, critic, tokenizer, problems, settings, run=record, reward=reward, evaluate=look
         )  # fmt: skip
@@ -326,25 +329,11 @@ def grpo(
     policy, tokenizer = open_model(fixed["model"], start_processes())
     record = open_run("grpo", out, resume, settings, fixed)
     with stoppable(lambda: record, f"grpo --resume {record.folder}"):
-        look = watcher(problems, tokenizer, settings)
+        look = measure_along(problems, tokenizer, settings)
         train_grpo(policy, tokenizer, problems, settings, run=record, evaluate=look)
     export_to(record.folder, policy, tokenizer)
     if rank() == 0:
         say(f"read the completions: {reports.write_page(record.folder)}")
-
-
-def watcher(
-    task: Task, tokenizer: Tokenizer, settings: GRPOSettings | PPOSettings
-) -> Callable[[GPT], dict] | None:
-    """Return what looks at a policy along its run, on 128 tuning problems; None if nothing shall.
-
-    The test problems stay for the end.
-    """
-    if not settings.evaluate_every:
-        return None
-    problems = task.generate(128, seed=settings.seed, split="tune")
-    how = {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop, "seed": settings.seed}
-    return lambda policy: measure(policy, tokenizer, task, problems, samples=1, **how)
 
 
 def check_resumed_alone(arguments: list[str]) -> None:

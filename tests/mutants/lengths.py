@@ -102,7 +102,7 @@ MUTANTS = {
             '"wrong_short": 0.0, "wrong_long": -coef}',
         ),
         "a missing target is 0": (
-            '    if kind in ("lcpo_exact", "lcpo_max") and target is None:\n',
+            "    if kind in TARGETED and target is None:\n",
             "    target = target or 0\n    if False:\n",
         ),
         "what is added to a wrong answer may be negative under LCPO-Max": (
