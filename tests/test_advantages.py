@@ -254,7 +254,9 @@ def test_gae_discounts_by_gamma_and_again_by_lambda(subject):
 
 
 @pytest.mark.parametrize("reward", [1.0, -1.0])
-@pytest.mark.parametrize("length, mean", [(1, 1.0), (10, 0.802526), (100, 0.198816), (1000, 0.02)])
+@pytest.mark.parametrize(
+    "length, mean", [(1, 1.0), (10, 0.802526), (100, 0.198816), (300, 0.066667)]
+)
 def test_gae_with_lambda_below_one_makes_a_long_failure_cheap(subject, length, mean, reward):
     # A = λ^(T-t)·R, so the mean over T tokens is R/T · (1 - 0.95^T) / 0.05; with λ = 1 it is R.
     rewards = torch.zeros(1, length, dtype=torch.float64)

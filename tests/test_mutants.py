@@ -2,16 +2,19 @@
 
 Those of functions that are exercises are refused, and named, in test_exercises.py.
 
-A module's test files run in this process, once for each mutant, with the mutant's functions in the
-place of the package's: only the tests that take `subject`, those that name the function first, and
-no further than the first failure. So a mutant costs a fraction of a second.
+A module's test files are collected once, in this process, and then run for each mutant, with the
+mutant's functions in the place of the package's: only the tests that take `subject`, those that
+name the function first, the quick before the slow, and no further than the first failure. So a
+mutant costs a fraction of a second.
 """
 
 import importlib
 import inspect
 import pkgutil
+import time
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 import reasoning_from_scratch
 import tests.mutants
@@ -29,41 +32,72 @@ MUTANTS = {
     for _, name, _ in pkgutil.iter_modules(tests.mutants.__path__)
 }
 NAMED = {name for names in EXERCISES.values() for name in names}
-CASES = [
-    pytest.param(module, function, *change, id=f"{module}.{function}: {sentence}")
-    for module, functions in MUTANTS.items()
-    for function, changes in functions.items()
-    for sentence, change in changes.items()
-    if f"{module}.{function}" not in NAMED
-]
 
 
-class SubjectTestsOnly:
-    """A pytest plugin: keep the tests that take `subject`, quickest verdict first."""
+class Trials:
+    """A pytest plugin that runs a module's tests against one replacement of it after another.
 
-    def __init__(self, function):
-        self.function, self.restore = function, []
+    Args:
+        module:       below the package, such as "losses".
+        replacements: {(function, the mistake in a sentence): the module that makes it}.
+    """
 
-    @pytest.hookimpl(trylast=True)
+    def __init__(self, module, replacements):
+        self.module, self.replacements = module, replacements
+        self.unnoticed = []  # the mistakes that no test refuses
+        self.refused_the_copy = []  # tests that refuse a mutant, and also a copy without a mistake
+        self.took = {}  # test -> seconds, when it last ran
+        self.restore = []
+
+    def run(self):
+        """Run all, in this process; return pytest's exit code."""
+        files = [str(path) for path in files_of(self.module) if "subject" in path.read_text()]
+        try:
+            return pytest.main([*OPTIONS, "--tb=no", *files], plugins=[self])
+        finally:
+            REPLACED_MODULES.pop(self.module, None)
+            for restore in reversed(self.restore):
+                restore()
+
     def pytest_collection_modifyitems(self, items):
         items[:] = [item for item in items if "subject" in getattr(item, "fixturenames", ())]
-        items.sort(key=lambda item: self.function not in item.name)
         for item in items:
             if hasattr(test := function_of(item), "hypothesis"):
                 self.restore.append(hasten(test))
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):
+        if session.testsfailed:
+            raise session.Interrupted("a file of tests cannot be collected")
+        refusing = []  # each test that was the first to refuse a mutant
+        for (function, said), replacement in self.replacements.items():
+            name = function.split(".")[-1]
+            quick_first = sorted(session.items, key=lambda item: self.took.get(item, 0))
+            items = sorted(quick_first, key=lambda item: name not in item.name)
+            if (item := self.first_failure(items, replacement)) is None:
+                self.unnoticed.append(f"{function}: {said}")
+            elif item not in refusing:
+                refusing.append(item)
+        # Otherwise a mutant might be refused for being a copy, or for what an earlier one left.
+        original = importlib.import_module(f"reasoning_from_scratch.{self.module}")
+        line = inspect.getsource(original).splitlines()[0]
+        copy = mutated_module(self.module, None, line, line)
+        while refusing and (item := self.first_failure(refusing, copy)) is not None:
+            self.refused_the_copy.append(item.nodeid)
+            refusing = refusing[refusing.index(item) + 1 :]
+        return True
 
-def run_tests(module, function, replacement, *options):
-    """Run the module's tests against the replacement; return pytest's exit code."""
-    plugin = SubjectTestsOnly(function.split(".")[-1])
-    files = [str(path) for path in files_of(module) if "subject" in path.read_text()]
-    REPLACED_MODULES[module] = replacement
-    try:
-        return pytest.main([*OPTIONS, *options, *files], plugins=[plugin])
-    finally:
-        del REPLACED_MODULES[module]
-        for restore in reversed(plugin.restore):
-            restore()
+    def first_failure(self, items, replacement):
+        """Return the first test that fails with the replacement; None if all pass."""
+        REPLACED_MODULES[self.module] = replacement
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            start = time.perf_counter()
+            reports = runtestprotocol(item, nextitem=following, log=False)
+            self.took[item] = time.perf_counter() - start
+            if any(report.failed for report in reports):
+                item.session._setupstate.teardown_exact(None)  # what the next would have shared
+                return item
+        return None
 
 
 @pytest.fixture(autouse=True)
@@ -71,21 +105,34 @@ def no_plugins_from_elsewhere(monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
-@pytest.mark.parametrize("module, function, old, new", CASES)
-def test_mutant_is_refused(module, function, old, new):
-    replacement = mutated_module(module, function, old, new)
-    code = run_tests(module, function, replacement, "-x", "--tb=no")
-    assert code != pytest.ExitCode.OK, "no test of the module notices this mistake"
-    assert code == pytest.ExitCode.TESTS_FAILED, "the tests could not be run at all"
+def tried(module, mutants):
+    """Return the `Trials` of a module's mutants, after they were run."""
+    replacements = {
+        (function, said): mutated_module(module, function, *change)
+        for function, changes in mutants.items()
+        for said, change in changes.items()
+    }
+    trials = Trials(module, replacements)
+    assert trials.run() == pytest.ExitCode.OK, "the tests could not be run at all"
+    return trials
 
 
 @pytest.mark.parametrize("module", MUTANTS)
-def test_a_copy_without_a_mistake_passes(module):
-    # Otherwise a mutant might be refused for being a copy.
-    original = importlib.import_module(f"reasoning_from_scratch.{module}")
-    line = inspect.getsource(original).splitlines()[0]
-    copy = mutated_module(module, None, line, line)
-    assert run_tests(module, "", copy, "--tb=short") == pytest.ExitCode.OK
+def test_every_mutant_is_refused(module):
+    changes = {f: c for f, c in MUTANTS[module].items() if f"{module}.{f}" not in NAMED}
+    trials = tried(module, changes)
+    assert not trials.unnoticed, "no test of the module notices these mistakes"
+    assert not trials.refused_the_copy, "these tests refuse a copy without any mistake"
+
+
+def test_what_no_test_notices_is_told_and_what_is_noticed_is_not():
+    changes = {
+        "whiten": {
+            "nothing": ("return torch.where(counted,", "return torch.where( counted,"),
+            "zeros": ("return torch.where(counted,", "return 0 * torch.where(counted,"),
+        }
+    }
+    assert tried("advantages", changes).unnoticed == ["whiten: nothing"]
 
 
 @pytest.mark.parametrize("module", [name for name in COVERED if name in MUTANTS])

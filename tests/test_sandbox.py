@@ -91,7 +91,7 @@ def processes_with(mark):
 
 
 def wait_for_the_end_of(mark):
-    until = time.monotonic() + 10
+    until = time.monotonic() + 4
     while processes_with(mark) and time.monotonic() < until:
         time.sleep(0.01)
     assert processes_with(mark) == []

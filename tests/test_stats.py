@@ -117,14 +117,14 @@ def test_bootstrap_interval_of_two_values_by_hand(subject):
 
 def test_bootstrap_interval_of_a_rate_is_about_two_standard_errors(subject):
     values = [1.0] * 150 + [0.0] * 350
-    low, high = subject("bootstrap_interval")(values, samples=20_000)
+    low, high = subject("bootstrap_interval")(values, samples=4000)
     reach = 1.959964 * math.sqrt(0.3 * 0.7 / 500)
     # The means are multiples of 1/500, and the resampling leaves about as much noise again.
     assert (low, high) == (
         pytest.approx(0.3 - reach, abs=3e-3),
         pytest.approx(0.3 + reach, abs=3e-3),
     )
-    low, high = subject("bootstrap_interval")(values, level=0.68, samples=20_000)
+    low, high = subject("bootstrap_interval")(values, level=0.68, samples=4000)
     assert high - low == pytest.approx(2 * 0.994458 * math.sqrt(0.3 * 0.7 / 500), abs=3e-3)
 
 
@@ -158,7 +158,7 @@ def test_bootstrap_interval_depends_on_the_seed_alone(subject):
 def test_bootstrap_interval_draws_more_than_one_chunk(subject):
     # 6 · 10⁵ values leave no room for a second row in a chunk: a single chunk has no width.
     values = np.random.default_rng(0).normal(size=600_000)
-    low, high = subject("bootstrap_interval")(values, samples=20)
+    low, high = subject("bootstrap_interval")(values, samples=8)
     mean, error = values.mean(), 1 / math.sqrt(600_000)
     assert mean - 4 * error < low < mean < high < mean + 4 * error
 
