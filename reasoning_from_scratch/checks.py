@@ -89,6 +89,8 @@ def check_positive(settings: object, *names: str, at_least: float | None = None)
     """Raise a ValueError unless these fields of `settings` are above 0, or `at_least` so much."""
     for name in names:
         value = getattr(settings, name)
+        if not isinstance(value, Real):
+            raise ValueError(f"{name} is {value!r}, expected a number")
         if not (value > 0 if at_least is None else value >= at_least):
             whole = isinstance(value, int)
             least = at_least if at_least is not None else (1 if whole else "a positive number")

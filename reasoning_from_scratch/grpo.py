@@ -23,7 +23,7 @@ from reasoning_from_scratch.checks import (
     check_whole_numbers,
 )
 from reasoning_from_scratch.groups import Groups
-from reasoning_from_scratch.lengths import LengthReward
+from reasoning_from_scratch.lengths import TARGETED, LengthReward
 from reasoning_from_scratch.losses import (
     Aggregate,
     Clip,
@@ -51,6 +51,8 @@ from reasoning_from_scratch.training import (
     sum_over_processes,
     world_size,
 )
+
+MOST_PER_TOKEN = 0.2  # of LCPO's: above it, five tokens too many cost what a right answer earns
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,12 @@ class GRPOSettings:
             raise ValueError(
                 f"overlong is {self.overlong}, expected less than max_new_tokens="
                 f"{self.max_new_tokens} (the presets dapo and cispo set overlong)"
+            )
+        if self.length_reward in TARGETED and self.length_coef > MOST_PER_TOKEN:
+            raise ValueError(
+                f"length_coef is {self.length_coef}, but {self.length_reward} takes so much off "
+                f"for a token, and a right answer earns 1: use {MOST_PER_TOKEN} or less, 0.06 say "
+                "for answers of some fifty tokens, 0.0003 (L1) for thousands"
             )
         if 0 < self.pool < self.prompts:
             raise ValueError(

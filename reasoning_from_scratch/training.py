@@ -140,7 +140,7 @@ def warnings(stats: Mapping[str, float]) -> list[str]:
     """
     found = []
     if stats.get("mixed_groups") == 0:
-        found.append("all completions of every group have the same reward: nothing to learn from")
+        found.append("all completions of every group have the same reward: none beats another")
     if stats.get("finished", 1.0) < 0.5:
         found.append(
             f"{1 - stats['finished']:.0%} of the completions were cut off: raise max_new_tokens"

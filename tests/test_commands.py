@@ -157,7 +157,7 @@ def test_a_model_is_pretrained_then_fine_tuned_measured_and_exported(tmp_path, c
         (["grpo", "--kl-coef", "inf"], "kl_coef is inf, expected a finite number, at least 0"),
         (["dpo", "--evaluate-every", "2"], "but dpo looks at nothing on the way: use 0"),
         (
-            ["grpo", "--task", "countdown", "--length-reward", "lcpo_max"],
+            ["grpo", "--task", "countdown", "--length-reward", "lcpo_max", "--length-coef", "0.01"],
             "length_reward is 'lcpo_max', but the problems ask for no length",
         ),
     ],

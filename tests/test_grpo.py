@@ -82,6 +82,8 @@ def test_there_are_no_other_presets_and_settings_can_be_changed():
         (dict(epochs=0), "epochs is 0, expected at least 1"),
         (dict(pool=15), "pool is 15, expected 0 or at least prompts=16"),
         (dict(length_coef=-1.0), "length_coef is -1.0, expected at least 0"),
+        (dict(length_coef="0.1"), "length_coef is '0.1', expected a number"),
+        (dict(length_reward="lcpo_max"), "length_coef is 0.5, but lcpo_max takes so much off"),
         (dict(updates=5, prompts=4), "updates is 5, expected at most prompts=4"),
         (dict(checkpoint_every=0), "checkpoint_every is 0, expected at least 1"),
         (dict(temperature=0.0), "temperature is 0.0: training samples, use above 0"),
@@ -337,7 +339,8 @@ def test_length_counts_from_the_step_it_is_to_count_from():
     assert line["reward"] == pytest.approx(line["reward_correct"] + line["reward_length"])
     message = "length_reward is 'lcpo_exact', but the problems ask for no length"
     with pytest.raises(ValueError, match=message):  # at once, not when length begins to count
-        train(Parity(), small("dr_grpo", length_reward="lcpo_exact", length_after=2))
+        asks = {"length_reward": "lcpo_exact", "length_coef": 0.01, "length_after": 2}
+        train(Parity(), small("dr_grpo", **asks))
 
 
 # The KL term.
