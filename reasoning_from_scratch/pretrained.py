@@ -20,10 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from reasoning_from_scratch.checks import check_shape
 from reasoning_from_scratch.gguf_files import read_gguf
-from reasoning_from_scratch.model import GPT, GPTConfig, rope_frequencies
+from reasoning_from_scratch.model import GPT, GPTConfig
 from reasoning_from_scratch.tokenizer import Tokenizer
 from reasoning_from_scratch.tokenizer_files import read_json
 
@@ -184,14 +185,26 @@ def _build(config: GPTConfig, names: Iterable[str], fetch: Callable[[str], Tenso
         state[ours] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
     if config.tied:
         state["head.weight"] = state["embedding.weight"]
-    with torch.device("meta"):  # no random weights that would be thrown away
+    with _NoDraws():  # random weights would be thrown away
         model = GPT(config)
     model.load_state_dict(state, assign=True)
     if config.tied:
         model.head.weight = model.embedding.weight
-    angles = torch.outer(torch.arange(config.max_positions).float(), rope_frequencies(config))
-    model.cos, model.sin = angles.cos(), angles.sin()
     return model
+
+
+class _NoDraws(TorchFunctionMode):
+    """Within it a module's weights keep whatever their memory holds, which costs nothing.
+
+    (The meta device would do, but to use it PyTorch loads its compiler, a second or more.)
+    """
+
+    DRAWS = (torch.nn.init.normal_, torch.nn.init.kaiming_uniform_, Tensor.normal_)
+
+    def __torch_function__(self, function, types, args=(), options=None):  # noqa: ANN001
+        if function in self.DRAWS:
+            return args[0] if args else options["tensor"]
+        return function(*args, **(options or {}))
 
 
 def _published_tensors(model: GPT) -> dict[str, Tensor]:
