@@ -18,7 +18,7 @@ from reasoning_from_scratch.tasks import get_task
 from reasoning_from_scratch.tasks.stories import judge_thinking
 
 SETTINGS = {
-    "task": {"steps": [2, 5]}, "harder": {"task": {"steps": [5, 8]}}, "problems": 256,
+    "task": {"steps": [2, 5]}, "harder": {"task": {"steps": [5, 7]}}, "problems": 256,
     "samples": 16, "harder_samples": 64,
     "caps": {"story": 72, "harder": 128, "long": 128, "tight": 96},
 }  # fmt: skip
