@@ -616,6 +616,13 @@ def test_the_page_says_what_the_records_say(clean, tmp_path):
     assert "control: in a corpus without corrections nothing grows | 0.0 points [0.0, 0.0]" in text
     assert "- corrected: 5 runs, 0 collapsed, 0 failed; not tuned" in text
 
+    shifts = [{"corrected": claim.arms["corrected"] | {"shift": shift}} for shift in (0.1, 0.2)]
+    runner.run_jobs(claim, [100, 101, 102], places, 1, variants=shifts)
+    tuned = dataclasses.replace(claim, tuning={"corrected": [{"shift": 0.1}, {"shift": 0.2}]})
+    text = rendered({"C22": tuned}, places, tmp_path)
+    assert "0 failed; settings chosen among 2 on 3 of the 5 tuning seeds" in text
+    assert "- none: 5 runs, 0 collapsed, 0 failed; not tuned" in text
+
     lines = read_records(path)
     lines[0]["dirty"], lines[1]["collapsed"] = True, True
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

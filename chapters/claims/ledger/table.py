@@ -9,6 +9,7 @@ from ledger.records import (
     CRITERIA,
     HOME,
     LOOKED_AT,
+    TUNING,
     Assessment,
     Places,
     assess,
@@ -201,9 +202,12 @@ def details(row: Criteria, claim: Claim, found: Assessment, places: Places) -> s
     notes = [f"{cell(reason)}: not counted" for reason in found.refused]
     for arm in claim.arms:
         runs = [seed.records[arm] for seed in found.seeds]
-        tried = len(tuned(row.key, arm, places)) if arm in claim.tuning else 0
+        tried = tuned(row.key, arm, places) if arm in claim.tuning else []
         bad = [sum(r["collapsed"] for r in runs), sum(r["failed"] is not None for r in runs)]
-        chosen = f"settings chosen among {tried} on seeds 100 to 104" if tried else "not tuned"
+        chosen = "not tuned"
+        if tried:
+            seeds = f"{tried[0][1]} of the {len(TUNING)} tuning seeds"
+            chosen = f"settings chosen among {len(tried)} on {seeds}"
         text = f"{arm}: {len(runs)} runs, {bad[0]} collapsed, {bad[1]} failed; {chosen}"
         notes += [text] if runs else []
     if not lines and not notes:
