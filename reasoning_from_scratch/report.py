@@ -164,7 +164,8 @@ def learning_curves(
     rows = -(-len(logged) // columns)
     singly = 1 < len(every) <= 6  # more lines than that hide what they should show
     with figure_style():
-        figure = Figure(figsize=(WIDTH, 1.7 * rows + 0.7 + 0.15 * (len(logs) // 4)))
+        more_lines = -(-len(logs) // _legend_columns(logs)) - 1
+        figure = Figure(figsize=(WIDTH, 1.7 * rows + 0.7 + 0.15 * more_lines))
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for key, axes in zip(logged, panels, strict=False):
             for label, look in line_styles(logs).items():
@@ -291,7 +292,13 @@ def _label_seeds(
     if free:
         free[0].legend(loc="center left", title="\n".join(notes), **look)
     else:
-        figure.legend(loc="outside lower left", ncols=4, title="; ".join(notes), **look)
+        columns = _legend_columns(logs)
+        figure.legend(loc="outside lower left", ncols=columns, title="; ".join(notes), **look)
+
+
+def _legend_columns(labels: Iterable[str]) -> int:
+    """Return how many entries, each with its line and its n, stand in a row below the panels."""
+    return max(1, min(4, 104 // (max(map(len, labels)) + 16)))
 
 
 def _by_steps(metrics: Mapping[str, object]) -> dict[str, tuple[Mapping, bool]]:

@@ -131,6 +131,19 @@ def test_smoothing_is_over_steps_and_stated():
     assert "running mean over 3 steps" in note and "band" not in note
 
 
+@pytest.mark.parametrize("names", [
+    ["true reward", *(f"control, seed {i}" for i in range(5)), "mirror base"],
+    ["GRPO", "RLOO", "PPO", "DAPO"],
+    ["one arm, which has a name that needs a whole line and is not cut off either"],
+])  # fmt: skip
+def test_the_legend_stays_within_the_figure(names):
+    figure = report.learning_curves({name: seeds([1.0, 2.0]) for name in names}, title="t",
+                                    keys=["reward"] * 3)  # fmt: skip
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert figure.bbox.containsx(legend.get_window_extent().xmax)
+
+
 def test_the_svg_is_searchable_and_the_same_twice(tmp_path, job):
     runs = {"GRPO": [job / "grpo"] * 3}
     for name in ("a.svg", "b.svg"):
