@@ -704,11 +704,23 @@ def test_preconditions_of_the_tuning_seeds_stand_in_one_table(tmp_path):
     ]
     path = places.records("preconditions")
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = table.precondition_cells(CRITERIA, places)
+    rows = table.precondition_cells(CRITERIA, {}, places)
     row = next(r for r in rows if r["claim"] == "C4")
-    assert row["on seeds 100 to 104"] == "0.4, 0.7" and row["holds in"] == "1 of 2"
+    assert row["measured (seed)"] == "0.4 (100), 0.7 (101)" and row["holds in"] == "1 of 2"
     assert row["asked"] == "≥ 0.1, ≤ 0.6"
-    assert next(r for r in rows if r["claim"] == "C20")["on seeds 100 to 104"].startswith("open")
+    assert next(r for r in rows if r["claim"] == "C20")["measured (seed)"].startswith("open")
+
+
+def test_a_precondition_is_that_of_the_settings_the_script_has_now(tmp_path):
+    places, claim = Places(tmp_path, tmp_path), synthetic_claim()
+    lines = [
+        {"role": "tune", "seed": 100, "precondition": {"base_pass_64": rate, "ok": True},
+         "settings_sha": records.sha(settings)}
+        for settings, rate in (({"task": "given up"}, 0.2), (claim.arms["none"], 0.5))
+    ]  # fmt: skip
+    places.records("C6").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = table.precondition_cells(CRITERIA, {"C6": claim}, places)
+    assert next(r for r in rows if r["claim"] == "C6")["measured (seed)"] == "0.5 (100)"
 
 
 def test_the_committed_page_is_that_of_the_committed_records(tmp_path):

@@ -14,6 +14,7 @@ from ledger.records import (
     Places,
     assess,
     read_records,
+    sha,
     tuned,
 )
 from ledger.runner import Claim
@@ -91,7 +92,8 @@ def page(
     for key, claim in claims.items():
         text += details(criteria[key], claim, found[key], places)
     text += section("Bases", base_cells(places))
-    return text + section("Preconditions on the tuning seeds", precondition_cells(criteria, places))
+    cells = precondition_cells(criteria, claims, places)
+    return text + section("Preconditions on the tuning seeds", cells)
 
 
 def correction(
@@ -256,11 +258,21 @@ def base_cells(places: Places) -> list[dict[str, str]]:
     return rows
 
 
-def precondition_cells(criteria: Mapping[str, Criteria], places: Places) -> list[dict[str, str]]:
-    """Return a row for each precondition, [] before any was measured on the tuning seeds."""
+def precondition_cells(
+    criteria: Mapping[str, Criteria], claims: Mapping[str, Claim], places: Places
+) -> list[dict[str, str]]:
+    """Return a row for each precondition, [] before any was measured on the tuning seeds.
+
+    What settings brought that the claim's script no longer has, and so were given up, is left out.
+    """
     values: dict[str, dict[int, float]] = {}  # "C4 thinking_rate" -> by seed
     for key in ("preconditions", *criteria):
+        frozen = (
+            {sha(settings) for settings in claims[key].arms.values()} if key in claims else None
+        )
         for record in read_records(places.records(key)):
+            if frozen is not None and record["settings_sha"] not in frozen:
+                continue
             for name, value in record["precondition"].items():
                 name = name if key == "preconditions" else f"{key} {name}"
                 if record["role"] == "tune" and name.split()[-1] != "ok":
@@ -272,10 +284,10 @@ def precondition_cells(criteria: Mapping[str, Criteria], places: Places) -> list
             ends = [end for end in (("low", "≥"), ("high", "≤")) if end[0] in wanted]
             limits = [f"{sign} {wanted[end]:g}" for end, sign in ends]
             held = sum(precondition_holds(wanted, value) for value in found.values())
-            each = ", ".join(f"{found[seed]:.3g}" for seed in sorted(found))
+            each = ", ".join(f"{found[seed]:.3g} ({seed})" for seed in sorted(found))
             rows.append({
                 "claim": row.key, "precondition": wanted["text"], "asked": ", ".join(limits),
-                "on seeds 100 to 104": each or "open: needs its claim's own runs",
+                "measured (seed)": each or "open: needs its claim's own runs",
                 "holds in": f"{held} of {len(found)}" if found else "",
             })  # fmt: skip
     return rows
