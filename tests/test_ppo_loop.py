@@ -160,7 +160,7 @@ def test_train_ppo_gives_what_was_cut_off_the_reward_of_the_settings(subject, un
     def reward(owners, rollout):
         return {"correct": [2.0] * 16}
 
-    settings = PPOSettings(**SMALL, unfinished_reward=unfinished)
+    settings = PPOSettings(**SMALL | dict(steps=1, unfinished_reward=unfinished))
     options = dict(train_ppo=subject("train_ppo"), reward=reward)
     _, _, run = train(Parity(), settings, **options)
     assert 0 < run.history[0]["finished"] < 1
