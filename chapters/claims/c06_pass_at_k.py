@@ -5,7 +5,7 @@ No training: C4's bases and true-reward policies on harder problems, five to sev
 solved 32 and 27 % of the problems of seeds 100 and 101; up to seven, 41 and 35 %.) A sample counts
 if its answer is right and it wrote every step, rightly; by the answer alone is secondary. Two
 controls: a guesser that draws from all answers the base gave to *other* problems, and the base at
-the temperature at which its entropy a token is the policy's. Chapter 08.
+the temperature, of 0.1 to 2, at which its entropy a token is nearest to the policy's. Chapter 08.
 
 The guesser writes no steps, so it is scored by its answer. What the sharpened base gains is over
 the base at temperature 1, as the policy's gain is.
