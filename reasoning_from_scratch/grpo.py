@@ -86,7 +86,7 @@ class GRPOSettings:
     overlong: int = 0  # tokens before the limit over which DAPO's length penalty grows; 0: none
     mask_unfinished: bool = False  # what was cut off teaches nothing (DAPO, overlong filtering)
     length_reward: LengthReward = "none"  # kimi, cosine, lcpo_exact, lcpo_max: see `length_part`
-    length_coef: float = 0.5  # its weight; of lcpo_exact and lcpo_max, reward lost for a token
+    length_coef: float = 0.5  # its weight; of lcpo_*, reward lost for a token (0.2 at most)
     length_after: int = 0  # steps in which length earns nothing yet (Kimi's warm-up)
     pool: int = 0  # a fixed set of problems, the least solved drawn most often; 0: always new ones
     micro_tokens: int = 1024  # padded tokens in one forward pass: about what a CPU's cache holds

@@ -199,7 +199,10 @@ class _NoDraws(TorchFunctionMode):
     (The meta device would do, but to use it PyTorch loads its compiler, a second or more.)
     """
 
-    DRAWS = (torch.nn.init.normal_, torch.nn.init.kaiming_uniform_, Tensor.normal_)
+    DRAWS = (
+        torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.kaiming_uniform_,
+        Tensor.normal_,
+    )  # fmt: skip
 
     def __torch_function__(self, function, types, args=(), options=None):  # noqa: ANN001
         if function in self.DRAWS:

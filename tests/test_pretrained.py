@@ -440,6 +440,14 @@ def test_a_missing_smollm2_says_how_to_get_it(monkeypatch):
         find_smollm2()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_loading_draws_no_random_weights(tokenizer, tmp_path, tied):
+    save_pretrained(build_ours("bias", tied=tied), tokenizer, tmp_path / "model")
+    before = torch.get_rng_state()
+    load_pretrained(tmp_path / "model")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # The weights are dequantized twice, once here, and put in order by a rule of another form.
 def test_smollm2_gives_transformers_logits_and_knows_paris(monkeypatch):
     try:

@@ -267,9 +267,7 @@ def precondition_cells(
     """
     values: dict[str, dict[int, float]] = {}  # "C4 thinking_rate" -> by seed
     for key in ("preconditions", *criteria):
-        frozen = (
-            {sha(settings) for settings in claims[key].arms.values()} if key in claims else None
-        )
+        frozen = {sha(arm) for arm in claims[key].arms.values()} if key in claims else None
         for record in read_records(places.records(key)):
             if frozen is not None and record["settings_sha"] not in frozen:
                 continue
