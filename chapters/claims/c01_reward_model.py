@@ -3,11 +3,16 @@
 Arms: GRPO on a reward model of few pairs, 300 steps; on the verifier, 300 steps; on a reward model
 of shuffled labels, 150 steps. The true reward is the verifier, evaluated every 10 steps. The best
 step is chosen on one half of the problems, and all accuracies are read on the other. Chapter 05.
+
+All arms take C4's learning rate: the verifier's is C4's run on its base, only longer, and the other
+two must differ from it in their reward alone.
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
+import c04_r1_zero
 import numpy as np
 from ledger.command import main
 from ledger.models import CURVE, FINAL, bases, load_base, open_run, plain, reinforce
@@ -15,7 +20,6 @@ from ledger.records import Seed, Statistic
 from ledger.runner import Claim, Job, Outcome
 from matplotlib.figure import Figure
 
-from reasoning_from_scratch.grpo import GRPOSettings
 from reasoning_from_scratch.model import ScalarHead
 from reasoning_from_scratch.preferences import flip_labels, sample_preferences
 from reasoning_from_scratch.report import figure_style
@@ -29,17 +33,13 @@ from reasoning_from_scratch.reward_model import (
 from reasoning_from_scratch.reward_quality import fit_rl, pair_accuracy
 from reasoning_from_scratch.tasks import get_task
 
-GRPO = GRPOSettings(
-    steps=300, prompts=16, group_size=8, max_new_tokens=72, aggregate="token_mean", lr=4e-4,
-    evaluate_every=10,
-)  # fmt: skip
+GRPO = replace(c04_r1_zero.GRPO, steps=300, evaluate_every=10)
 SETTINGS = {
     "base": "story", "reward": "model", "task": {"steps": [2, 5]}, "grpo": plain(GRPO),
     "pairs": 256, "test_pairs": 512, "reward_model": plain(RewardModelSettings()),
     "max_new_tokens": 72, **FINAL, **CURVE, "curve_problems": 512, "curve_samples": 4,
 }  # fmt: skip
 SHORTER = plain(GRPO) | {"steps": 150}
-RATES = (1e-4, 2e-4, 3e-4, 4e-4, 6e-4, 8e-4)
 
 
 def reward_model(job: Job) -> tuple[ScalarHead, dict[str, float]]:
@@ -156,7 +156,6 @@ CLAIM = Claim(
     },
     needs=(bases("story"),), figure=figure,
     minutes={"model": 6.0, "verifier": 6.0, "shuffled": 3.5},
-    tuning={"verifier": [{"grpo": {"lr": rate}} for rate in RATES]},
 )  # fmt: skip
 
 if __name__ == "__main__":
