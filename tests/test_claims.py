@@ -329,8 +329,8 @@ def synthetic_claim(**changes):
 @pytest.fixture
 def clean(monkeypatch, tmp_path):
     """Records and runs in a folder of their own, with a working tree that counts as committed."""
-    state = {"revision": "abc", "dirty": False, "claims_md_sha": "page", "machine": {}}
-    monkeypatch.setattr(runner, "provenance", lambda: dict(state))
+    state = {"revision": "abc", "dirty": False, "claims_md_sha": "page"}
+    monkeypatch.setattr(runner, "provenance", lambda: state | {"machine": runner.machine()})
 
     def in_this_process(run, jobs, total, workers):
         for job in jobs:
@@ -453,13 +453,88 @@ def test_what_a_claim_starts_from_is_made_first_and_only_where_it_is_missing(cle
     runner.run_jobs(needed, [0], places, 1)  # made again, the same as recorded
     assert len(read_records(places.data / "bases.json")) == 2
     shutil.rmtree(places.runs)
-    other = dataclasses.replace(needed, run=another_machine)
+    other = dataclasses.replace(needed, run=another_result)
     with pytest.raises(ValueError, match="story-0 made here is not the recorded one"):
         runner.run_jobs(other, [0], places, 1)
 
 
-def another_machine(job):
+def another_result(job):
     return Outcome(final={"accuracy": 0.123})
+
+
+def move_to(cpu, places, monkeypatch):
+    """Go on with the records alone, on a machine with another processor."""
+    shutil.rmtree(places.runs, ignore_errors=True)
+    monkeypatch.setattr(runner, "machine", lambda: {"cpu": cpu, "torch": "2.13.0"})
+
+
+def test_a_seed_that_one_machine_has_begun_is_made_whole_on_another(clean, monkeypatch):
+    places, _ = clean
+    claim, arms = synthetic_claim(), synthetic_claim().arms
+    move_to("one", places, monkeypatch)
+    runner.run_jobs(claim, [0], places, 1)
+    runner.run_jobs(dataclasses.replace(claim, arms={"none": arms["none"]}), [1], places, 1)
+    move_to("two", places, monkeypatch)
+    runner.run_jobs(claim, [0, 1], places, 1)
+    lines = read_records(places.data / "C22.jsonl")
+    made = [(r["arm"], r["seed"], r["machine"]["cpu"]) for r in lines]
+    assert made == [
+        ("corrected", 0, "one"), ("none", 0, "one"), ("none", 1, "one"), ("corrected", 1, "two"),
+        ("none", 1, "two"),
+    ]  # fmt: skip
+    files = [r["final"]["per_problem"] for r in lines]
+    assert len(set(files)) == 5 and all((places.data / name).exists() for name in files)
+    assert files[2] == "C22/none-1.npz"  # the earlier machine's measurements are not overwritten
+    assert command.estimate_minutes(claim, places, 1, [0, 1]) == 0
+
+
+def test_arms_of_two_machines_are_not_compared_and_the_first_complete_one_counts(
+    clean, monkeypatch
+):
+    places, _ = clean
+    claim = synthetic_claim()
+
+    def made(cpu, *arms):
+        move_to(cpu, places, monkeypatch)
+        jobs = [make_job("C22", a, claim.arms[a], s, places, None) for s in range(5) for a in arms]
+        runner.work_off(synthetic, jobs, len(jobs), 1)
+        found = assess(CRITERIA["C22"], claim.statistics, list(claim.arms), places)
+        return {r["machine"]["cpu"] for s in found.seeds for r in s.records.values()}
+
+    assert made("one", "none") == made("two", "corrected") == set()  # no seed is whole
+    assert made("three", "none", "corrected") == {"three"}
+    assert made("two", "none") == {"three"}
+    assert made("one", "corrected") == {"three"}
+    lines = read_records(places.data / "C22.jsonl")
+    wanted = [make_job("C22", a, claim.arms[a], 0, places, None).wanted for a in claim.arms]
+    found = records.side_by_side(lines, wanted)
+    assert [(r["arm"], r["machine"]["cpu"]) for r in found] == [(a, "three") for a in claim.arms]
+
+
+def test_what_is_left_for_others_is_made_again_on_another_machine(clean, monkeypatch):
+    places, _ = clean
+    arms = {"story": {"shift": 0.0, "steps": 1}}
+    needed = Claim("bases", synthetic, arms, minutes={"story": 1.0}, leaves="record.json")
+    for cpu in ("one", "two", "one"):
+        move_to(cpu, places, monkeypatch)
+        runner.run_jobs(needed, [0], places, 1)
+        assert (places.runs / "bases" / "story-0" / "record.json").exists()
+    lines = read_records(places.data / "bases.json")
+    assert [r["machine"]["cpu"] for r in lines] == ["one", "two"]
+    wanted = make_job("bases", "story", arms["story"], 0, places, None).wanted
+    assert records.find(lines, wanted)["machine"]["cpu"] == "one"
+
+
+def test_a_killed_run_does_not_go_on_on_another_machine(clean, monkeypatch):
+    places, _ = clean
+    job = make_job("C22", "none", {"shift": 0.3, "steps": 100}, 0, places, None)
+    job.folder.mkdir(parents=True)
+    (job.folder / "killed").touch()
+    with pytest.raises(KeyboardInterrupt):
+        execute(synthetic, job)
+    monkeypatch.setattr(runner, "machine", lambda: {"cpu": "other", "torch": "2.13.0"})
+    with pytest.raises(ValueError, match="started with other settings or on another machine"):
+        execute(synthetic, job)
 
 
 def test_two_processes_are_not_at_one_run(clean):

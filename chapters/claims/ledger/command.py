@@ -19,7 +19,7 @@ from ledger.records import (
     sha,
     tuned,
 )
-from ledger.runner import CONFIGURATIONS, Claim, is_done, make_job, merged, run_jobs
+from ledger.runner import CONFIGURATIONS, Claim, make_job, merged, run_jobs, still_to_make
 from ledger.table import write_page
 from ledger.verdict import UNDECIDED, load_criteria, seeds_of
 
@@ -124,11 +124,12 @@ def rehearse(claim: Claim, places: Places, workers: int, *, smoke: bool) -> None
 def estimate_minutes(claim: Claim, places: Places, workers: int, seeds: Sequence[int]) -> float:
     """Return how long the runs that are missing should take, from recorded ones where there are."""
     records, total = read_records(places.records(claim.key)), 0.0
-    for arm, settings in claim.arms.items():
+    jobs = [make_job(claim.key, *arm, s, places, None) for s in seeds for arm in claim.arms.items()]
+    missing = still_to_make(claim, jobs)
+    for arm, guess in claim.minutes.items():
         known = [r["wall_s"] / 60 for r in records if r["arm"] == arm and r["role"] != "pilot"]
-        each = sum(known) / len(known) if known else claim.minutes[arm]
-        jobs = [make_job(claim.key, arm, settings, s, places, None) for s in seeds]
-        total += each * sum(not is_done(claim, job) for job in jobs)
+        each = sum(known) / len(known) if known else guess
+        total += each * sum(job.arm == arm for job in missing)
     if total:
         total += workers * sum(estimate_minutes(c, places, workers, seeds) for c in claim.needs)
     return total / workers

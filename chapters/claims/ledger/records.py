@@ -5,6 +5,9 @@
     runs/claims/C04/true-3/        checkpoints and logs, to go on from; not in git
 
 Nothing here is rewritten: a run that is recorded stays, and a test seed has one set of settings.
+Another kind of processor rounds otherwise, and after hundreds of steps the same seed has made
+another model. So a run's machine is part of what it is, and the arms of a seed are compared only
+where one machine has made them all: the first to have them all counts.
 """
 
 import contextlib
@@ -96,8 +99,13 @@ def provenance() -> dict[str, object]:
         "revision": revision or "unknown",
         "dirty": revision is None or bool(changed) or package != ROOT,
         "claims_md_sha": page["claims_md_sha"],
-        "machine": {"cpu": _cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": machine() | {"threads": torch.get_num_threads()},
     }
+
+
+def machine() -> dict[str, str]:
+    """Return what the last bits of a run depend on."""
+    return {"cpu": _cpu(), "torch": torch.__version__}
 
 
 def read_records(path: Path) -> list[dict]:
@@ -114,12 +122,42 @@ def identity(record: Mapping[str, object]) -> tuple:
     return record["claim"], record["arm"], record["seed"], record["role"], settings
 
 
+def made_on(record: Mapping[str, object]) -> tuple[str, str]:
+    """Return the machine that a run was made on."""
+    return record["machine"]["cpu"], record["machine"]["torch"]
+
+
 def find(records: Sequence[Mapping], wanted: Mapping[str, object]) -> dict | None:
-    """Return the record of a run, if it was made.
+    """Return the record of a run, if it was made on the machine that `wanted` names.
 
     Raises:
         ValueError: a seed that was looked at would run again with other settings.
     """
+    check_frozen(records, wanted)
+    key = identity(wanted), made_on(wanted)
+    return next((r for r in records if (identity(r), made_on(r)) == key), None)
+
+
+def side_by_side(records: Sequence[Mapping], wanted: Sequence[Mapping]) -> list[dict] | None:
+    """Return the records of several runs from the first machine that has made them all, if any.
+
+    Raises:
+        ValueError: as `find`.
+    """
+    for one in wanted:
+        check_frozen(records, one)
+    keys, found = [identity(one) for one in wanted], {}
+    for record in records:
+        if identity(record) in keys:
+            here = found.setdefault(made_on(record), {})
+            here[identity(record)] = record
+            if len(here) == len(set(keys)):
+                return [here[key] for key in keys]
+    return None
+
+
+def check_frozen(records: Sequence[Mapping], wanted: Mapping[str, object]) -> None:
+    """Refuse other settings than those of a seed that was looked at."""
     for record in records:
         frozen = (record["arm"], record["role"]) == (wanted["arm"], wanted["role"])
         if (
@@ -132,8 +170,6 @@ def find(records: Sequence[Mapping], wanted: Mapping[str, object]) -> dict | Non
                 f"{record['seed']}, which is recorded as {record['role']}; they are frozen, and a "
                 "change of mind is an amendment on seeds 10-19"
             )
-    same = [r for r in records if identity(r) == identity(wanted)]
-    return same[0] if same else None
 
 
 def add_record(places: Places, record: dict, arrays: Mapping[str, np.ndarray]) -> None:
@@ -155,6 +191,9 @@ def _add(places: Places, path: Path, record: dict, arrays: Mapping[str, np.ndarr
         raise ValueError(f"{path.name} holds {identity(record)} already: a record is not rewritten")
     if arrays:
         beside = places.data / record["final"]["per_problem"]
+        if beside.exists():  # another machine's
+            beside = beside.with_name(f"{beside.stem}-{sha(made_on(record))[:6]}.npz")
+            record["final"]["per_problem"] = f"{beside.parent.name}/{beside.name}"
         beside.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(beside, **arrays)
     records.append(record)
@@ -259,9 +298,15 @@ def read_seed(places: Places, key: str, seed: int, records: Mapping[str, dict]) 
     return Seed(seed, records, arrays)
 
 
-def usable(places: Places, claim: Criteria) -> tuple[dict[int, dict[str, dict]], list[str]]:
-    """Return {seed: {arm: record}} of what may count, and why each other record may not."""
+def usable(
+    places: Places, claim: Criteria, arms: Sequence[str]
+) -> tuple[dict[int, dict[str, dict]], list[str]]:
+    """Return {seed: {arm: record}} of the seeds whose arms all count, and why a record may not.
+
+    Of a seed that several machines have made, the first to have all arms counts.
+    """
     found: dict[int, dict[str, dict]] = {}
+    machines: dict[tuple, dict[str, dict]] = {}
     refused, decisive = [], criteria_sha(claim.key)
     for record in read_records(places.records(claim.key)):
         name = f"{record['arm']}-{record['seed']}"
@@ -271,8 +316,11 @@ def usable(places: Places, claim: Criteria) -> tuple[dict[int, dict[str, dict]],
             refused.append(f"{name}: made from a changed working tree")
         elif record["criteria_sha"] != decisive:
             refused.append(f"{name}: made under other criteria")
-        else:
-            found.setdefault(record["seed"], {})[record["arm"]] = record
+        elif record["arm"] in arms:
+            here = machines.setdefault((record["seed"], made_on(record)), {})
+            here[record["arm"]] = record
+            if len(here) == len(arms):
+                found.setdefault(record["seed"], here)
     return found, refused
 
 
@@ -308,18 +356,17 @@ def assess(
     Raises:
         ValueError: the arms of a seed had different budgets.
     """
-    found, refused = usable(places, claim)
+    found, refused = usable(places, claim, arms)
     done = Assessment(None, 0, [], {}, {}, 0, refused)
     known: dict[int, tuple[Seed, dict]] = {}
     for look in range(len(claim.looks)):
         wanted = seeds_of(claim, look)
-        if not all(set(arms) <= set(found.get(seed, ())) for seed in wanted):
+        if not set(wanted) <= set(found):
             break
         for s in wanted:
             if s not in known:
-                records = {arm: found[s][arm] for arm in arms}
-                check_budget(claim, records)
-                seed = read_seed(places, claim.key, s, records)
+                check_budget(claim, found[s])
+                seed = read_seed(places, claim.key, s, found[s])
                 known[s] = seed, numbers(statistics, seed)
         seeds = [known[s][0] for s in wanted]
         estimates = {

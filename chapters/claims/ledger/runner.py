@@ -27,10 +27,12 @@ from ledger.records import (
     criteria_sha,
     find,
     locked,
+    machine,
     provenance,
     read_records,
     role_of,
     sha,
+    side_by_side,
     stem,
 )
 from ledger.verdict import Estimate, load_criteria, precondition_holds
@@ -77,7 +79,8 @@ class Job:
     def wanted(self) -> dict[str, object]:
         """What identifies its record."""
         found = {"claim": self.key, "arm": self.arm, "seed": self.seed, "role": self.role}
-        return found | {"settings": self.settings, "settings_sha": sha(self.settings)}
+        found |= {"settings": self.settings, "settings_sha": sha(self.settings)}
+        return found | {"machine": machine()}
 
     def report(self, step: int, steps: int) -> None:
         """Say how far the run is, for the line of progress and a resumed run's wall time."""
@@ -124,6 +127,8 @@ def run_jobs(
 ) -> None:  # fmt: skip
     """Run every arm at every seed that is not recorded yet, and before them what they need.
 
+    A seed of which another machine has made some arms and not all is made here as a whole.
+
     Args:
         role:     "pilot" or "smoke"; None: the seeds' own.
         variants: other settings of some arms, in place of the frozen ones.
@@ -134,7 +139,7 @@ def run_jobs(
     """
     arms = [pair for variant in variants or [claim.arms] for pair in variant.items()]
     jobs = [make_job(claim.key, *pair, s, places, role) for s in seeds for pair in arms]
-    missing = [job for job in jobs if not is_done(claim, job)]
+    missing = still_to_make(claim, jobs)
     if not missing:
         return
     code = provenance()
@@ -156,10 +161,19 @@ def check_clean(job: Job, code: Mapping[str, object]) -> None:
         )
 
 
-def is_done(claim: Claim, job: Job) -> bool:
-    """Whether a run is recorded, and what others read of it is there."""
-    there = not claim.leaves or (job.folder / claim.leaves).exists()
-    return there and find(read_records(job.places.records(job.key)), job.wanted) is not None
+def still_to_make(claim: Claim, jobs: Sequence[Job]) -> list[Job]:
+    """Return the runs that are not recorded, or whose leavings others read and are not here."""
+    records, found = read_records(jobs[0].places.records(claim.key)), []
+    for seed in dict.fromkeys(job.seed for job in jobs):
+        here = [job for job in jobs if job.seed == seed]
+        if claim.leaves:
+            found += [
+                job for job in here
+                if not (job.folder / claim.leaves).exists() or not find(records, job.wanted)
+            ]  # fmt: skip
+        elif not side_by_side(records, [job.wanted for job in here]):
+            found += [job for job in here if not find(records, job.wanted)]
+    return found
 
 
 def make_job(
@@ -240,7 +254,8 @@ def execute(run: Callable[[Job], Outcome], job: Job) -> None:
     """Do one run in this process, and leave its record in its folder.
 
     Raises:
-        ValueError: the folder holds a run with other settings, or another process is at it.
+        ValueError: the folder holds a run with other settings or of another machine, or another
+            process is at it.
     """
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -257,7 +272,10 @@ def execute_alone(run: Callable[[Job], Outcome], job: Job) -> None:
     if not started.exists():
         write_atomically(started, json.dumps(job.wanted))
     elif json.loads(started.read_text()) != job.wanted:
-        raise ValueError(f"{job.folder} was started with other settings: remove it to begin anew")
+        raise ValueError(
+            f"{job.folder} was started with other settings or on another machine: remove it to "
+            "begin anew"
+        )
     before = provenance()
     check_clean(job, before)
     earlier, begun = earlier_seconds(job), time.time()
@@ -283,7 +301,8 @@ def collect(job: Job) -> None:
     """Move a finished run's record to the ledger.
 
     Raises:
-        ValueError: a run made again, for what it leaves, came out otherwise than recorded.
+        ValueError: a run made again on the same machine, for what it leaves, came out otherwise
+            than recorded.
     """
     record = json.loads((job.folder / "record.json").read_text())
     with np.load(job.folder / "per_problem.npz") as file:
@@ -291,11 +310,16 @@ def collect(job: Job) -> None:
     earlier = find(read_records(job.places.records(job.key)), record)
     if earlier is None:
         add_record(job.places, record, arrays)
-    elif earlier["final"] != record["final"]:
+    elif result(earlier) != result(record):
         raise ValueError(
-            f"{job.key} {job.name} made here is not the recorded one: another machine or version; "
-            "repeat the whole claim with --out FOLDER"
+            f"{job.key} {job.name} made here is not the recorded one, though machine and torch are "
+            "the same: other code or libraries; repeat the whole claim with --out FOLDER"
         )
+
+
+def result(record: Mapping[str, dict]) -> dict[str, object]:
+    """Return the numbers of a run's end, without the name of the file beside them."""
+    return {name: value for name, value in record["final"].items() if name != "per_problem"}
 
 
 def earlier_seconds(job: Job) -> float:

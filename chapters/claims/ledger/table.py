@@ -13,6 +13,7 @@ from ledger.records import (
     Assessment,
     Places,
     assess,
+    made_on,
     read_records,
     sha,
     tuned,
@@ -52,6 +53,10 @@ interval over seeds. ✓ seen, ↺ the opposite, · not seen at this scale, and 
 a claim's parts, for all must hold, times the number of looks. Benjamini and Hochberg's procedure
 (BH) keeps the false share of all claims seen below 5 %; Holm's column is for those who want no
 false one at all.
+
+The same seed on another kind of processor makes another model: their roundings differ, and
+hundreds of steps carry that on. So the arms of a seed are compared only where one machine has made
+them all; where several have, the first to be complete counts.
 
 `make claims ONLY=C4` runs what is missing of one claim, on all cores, and goes on where it was
 stopped. `python chapters/claims/c04_r1_zero.py --estimate` says how long that takes, `--pilot`
@@ -243,18 +248,21 @@ def amount(value: float, unit: str) -> str:
 
 
 def base_cells(places: Places) -> list[dict[str, str]]:
-    """Return a row for each family of bases, tuning and test seeds apart."""
-    groups: dict[tuple[str, str], list[dict]] = {}
+    """Return a row for each family of bases on each machine, tuning and test seeds apart."""
+    groups: dict[tuple[str, str, tuple], list[dict]] = {}
     for record in read_records(places.records("bases")):
-        groups.setdefault((record["arm"], record["role"]), []).append(record)
+        key = record["arm"], record["role"], made_on(record)
+        groups.setdefault(key, []).append(record)
     rows = []
-    for (family, _), records in sorted(groups.items()):
+    for (family, _, (cpu, _)), records in sorted(groups.items()):
         seeds = ", ".join(str(seed) for seed in sorted(r["seed"] for r in records))
         numbers = ("accuracy", "thinking", "length", "finished")
         mean = {n: sum(r["final"][n] for r in records) / len(records) for n in numbers}
         rates = {n: f"{mean[n]:.1f} tokens" if n == "length" else f"{mean[n]:.1%}" for n in mean}
         seconds = sum(r["wall_s"] for r in records) / len(records)
-        rows.append({"family": family, "seeds": seeds, **rates, "each": f"{seconds:.0f} s"})
+        rows.append({
+            "family": family, "seeds": seeds, **rates, "each": f"{seconds:.0f} s", "processor": cpu
+        })  # fmt: skip
     return rows
 
 
