@@ -4,8 +4,8 @@ Those of functions that are exercises are refused, and named, in test_exercises.
 
 A module's test files are collected once, in this process, and then run for each mutant, with the
 mutant's functions in the place of the package's: only the tests that take `subject`, those that
-name the function first, the quick before the slow, and no further than the first failure. So a
-mutant costs a fraction of a second.
+name the function first, of these such as have refused another mutant, the quick before the slow,
+and no further than the first failure. So a mutant costs a fraction of a second.
 """
 
 import importlib
@@ -76,8 +76,11 @@ class Trials:
         refusing = []  # each test that was the first to refuse a mutant
         for (function, said), replacement in self.replacements.items():
             name = function.split(".")[-1]
-            quick_first = sorted(session.items, key=lambda item: self.took.get(item, 0))
-            items = sorted(quick_first, key=lambda item: name not in item.name)
+
+            def order(item, name=name):
+                return name not in item.name, item not in refusing, self.took.get(item, 0)
+
+            items = sorted(session.items, key=order)
             if (item := self.first_failure(items, replacement)) is None:
                 self.unnoticed.append(f"{function}: {said}")
             elif item not in refusing:
