@@ -1,11 +1,13 @@
 """C1: is a learned reward model over-optimised?
 
-Arms: GRPO on a reward model of few pairs, 300 steps; on the verifier, 300 steps; on a reward model
+Arms: GRPO on a reward model of 8,192 pairs, 300 steps; on the verifier, 300 steps; on a reward model
 of shuffled labels, 150 steps. The true reward is the verifier, evaluated every 10 steps. The best
 step is chosen on one half of the problems, and all accuracies are read on the other. Chapter 05.
 
 All arms take C4's learning rate: the verifier's is C4's run on its base, only longer, and the other
-two must differ from it in their reward alone.
+two must differ from it in their reward alone. The pairs were counted on tuning seed 100, for the
+reward model has to order between 65 and 85 % of held-out pairs rightly: 256 pairs brought 58 %,
+1,024 62 %, 4,096 67 % and 8,192 69 %.
 """
 
 import copy
@@ -36,7 +38,7 @@ from reasoning_from_scratch.tasks import get_task
 GRPO = replace(c04_r1_zero.GRPO, steps=300, evaluate_every=10)
 SETTINGS = {
     "base": "story", "reward": "model", "task": {"steps": [2, 5]}, "grpo": plain(GRPO),
-    "pairs": 256, "test_pairs": 512, "reward_model": plain(RewardModelSettings()),
+    "pairs": 8192, "test_pairs": 512, "reward_model": plain(RewardModelSettings(steps=600)),
     "max_new_tokens": 72, **FINAL, **CURVE, "curve_problems": 512, "curve_samples": 4,
 }  # fmt: skip
 SHORTER = plain(GRPO) | {"steps": 150}
@@ -155,7 +157,7 @@ CLAIM = Claim(
         "length_correlation": lambda seed: seed.records["model"]["final"]["length_correlation"],
     },
     needs=(bases("story"),), figure=figure,
-    minutes={"model": 6.0, "verifier": 6.0, "shuffled": 3.5},
+    minutes={"model": 8.0, "verifier": 6.0, "shuffled": 5.5},
 )  # fmt: skip
 
 if __name__ == "__main__":
