@@ -1,7 +1,7 @@
 """Execute the chapters: fast to see that they run, or in full to renew their committed outputs.
 
 python chapters/notebooks.py [--full] [NAME …], where NAME is the beginning of a file's name (ch01).
-A fast run sets FAST = True in the cell tagged "parameters" and writes nothing.
+A fast run sets FAST = True in the cell tagged "parameters", draws coarsely, and writes nothing.
 """
 
 import argparse
@@ -42,10 +42,12 @@ def execute(path: Path, *, full: bool) -> nbformat.NotebookNode:
         raise ValueError(f"{path.name} has no cell tagged 'parameters' that sets FAST = False")
     if not full:
         cells[0].source = cells[0].source.replace("FAST = False", "FAST = True")
+    options = ["--log-level=ERROR"]  # no warning about its connection to this process
+    if not full:
+        options.append("--InlineBackend.print_figure_kwargs={'bbox_inches': None, 'dpi': 40}")
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", record_timing=False, coalesce_streams=True,
-        resources={"metadata": {"path": str(path.parent)}},
-        extra_arguments=["--log-level=ERROR"],  # no warning about its connection to this process
+        resources={"metadata": {"path": str(path.parent)}}, extra_arguments=options,
     )  # fmt: skip
     client.execute()
     notebook.metadata = {

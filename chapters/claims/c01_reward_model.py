@@ -1,8 +1,8 @@
 """C1: is a learned reward model over-optimised?
 
-Arms: GRPO on a reward model of 8,192 pairs, 300 steps; on the verifier, 300 steps; on a reward model
-of shuffled labels, 150 steps. The true reward is the verifier, evaluated every 10 steps. The best
-step is chosen on one half of the problems, and all accuracies are read on the other. Chapter 05.
+Arms: GRPO on a reward model, 300 steps; on the verifier, 300 steps; on a reward model of shuffled
+labels, 150 steps. The true reward is the verifier, evaluated every 10 steps. The best step is
+chosen on one half of the problems, and all accuracies are read on the other. Chapter 05.
 
 All arms take C4's learning rate: the verifier's is C4's run on its base, only longer, and the other
 two must differ from it in their reward alone. The pairs were counted on tuning seed 100, for the
