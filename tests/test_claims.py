@@ -765,6 +765,8 @@ def test_numbers_are_shown_in_their_unit():
     log = Estimate(math.log(1.2), math.log(0.9), math.log(1.5), 0.1, 5)
     assert table.shown(log, "%") == "+20.0 % [-10.0, +50.0]"
     assert table.shown(found(1, 0.5), "sd") == "1.00 sd [0.50, 1.50]"
+    assert table.shown(found(0.9, 0.3), "ρ") == "0.90 ρ [0.60, 1.00]"
+    assert table.shown(found(-0.9, 0.3), "r") == "-0.90 r [-1.00, -0.60]"
     assert table.asked(Part.of({"name": "x", "kind": "effect", "ratio": 0.8, "down": True,
                                 "unit": "%", "text": ""})) == "≤ -20.0 %"  # fmt: skip
     assert table.asked(Part("x", "no_worse", "", delta=4.0)) == "above -4.0 points"

@@ -40,6 +40,7 @@ from ledger.verdict import (
 )
 from reasoning_from_scratch.runs import write_atomically
 
+CORRELATIONS = ("r", "ρ")  # units of Pearson's and of Spearman's
 SIGNS = {SEEN: "🟩 ✓", SHARPER: "🟩 ✓", OPPOSITE: "🟧 ↺"}  # any other: "⬜ ·"
 HEAD = """# The claims ledger
 
@@ -235,8 +236,12 @@ def asked(part: Part) -> str:
 
 
 def shown(e: Estimate, unit: str) -> str:
-    """Return an estimate as "12.3 points [9.1, 15.5]"; a log as a change in percent."""
-    low, high = (amount(x, unit).removesuffix(f" {unit}") for x in (e.low, e.high))
+    """Return an estimate as "12.3 points [9.1, 15.5]"; a log as a change in percent.
+
+    The interval of a correlation ends at 1, which Student's t knows nothing of.
+    """
+    ends = (min(max(x, -1), 1) if unit in CORRELATIONS else x for x in (e.low, e.high))
+    low, high = (amount(x, unit).removesuffix(f" {unit}") for x in ends)
     return f"{amount(e.mean, unit)} [{low}, {high}]"
 
 
