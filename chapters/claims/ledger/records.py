@@ -123,7 +123,7 @@ def identity(record: Mapping[str, object]) -> tuple:
 
 
 def made_on(record: Mapping[str, object]) -> tuple[str, str]:
-    """Return the machine that a run was made on."""
+    """Return the kind of machine that a run was made on."""
     return record["machine"]["cpu"], record["machine"]["torch"]
 
 
@@ -430,5 +430,9 @@ def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((x.partition(": ")[2] for x in lines if x.startswith("model name")), "unknown")
+        lines = []
+    found = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    # A virtual machine may call processors of many years by one name.
+    return f"{found['model name']} {found.get('cpu family', '')}/{found.get('model', '')}"
