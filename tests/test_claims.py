@@ -723,6 +723,10 @@ def test_the_correction_waits_for_all_and_then_decides():
     _, unsure = assessed(0, 9, 10, look=2)
     final = table.correction(rows, {"a": strong, "b": weak, "c": unsure})
     assert [final[key][1] for key in rows] == [True, False, False]
+    # b's p is near .05: as the second of four at best it would have to be below .0375
+    four = table.correction(rows | {"d": row}, {"a": strong, "b": weak, "c": unsure})
+    assert [four[key][1] for key in rows] == [True, False, False] and "d" not in four
+    assert table.correction(rows | {"d": row}, {"a": strong, "b": weak})["b"][1] is None
 
 
 def test_a_claim_that_fails_the_correction_says_so(monkeypatch, tmp_path):

@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ledger.records import (
@@ -50,14 +50,25 @@ the records in [data/claims](../../data/claims) by `make claims`, and none is ty
 
 A claim is tried on five seeds, each with its own base, problems and samples, and on five more if
 these leave it undecided; some are on ten from the start. Every estimate stands with its 97.5 %
-interval over seeds. ✓ seen, ↺ the opposite, · not seen at this scale, and why. p is the largest of
-a claim's parts, for all must hold, times the number of looks. Benjamini and Hochberg's procedure
-(BH) keeps the false share of all claims seen below 5 %; Holm's column is for those who want no
-false one at all.
+interval over seeds. ✓ seen, ↺ the opposite, · not seen at this scale, and why; *undecided*: the
+interval of some part leaves open whether it holds. † marks the part that decides whether it is the
+opposite.
 
-The same seed on another kind of processor makes another model: their roundings differ, and
-hundreds of steps carry that on. So the arms of a seed are compared only where one machine has made
-them all; where several have, the first to be complete counts.
+Each part asks something: "≥ 10" holds if the interval lies above 0 *and* the estimate is 10 or
+more; "within ±4" and the like if the whole interval is. The answer is *no* where the interval rules
+that out, *not clear* otherwise. A claim is seen if all its parts hold. Controls decide no verdict;
+those that failed stand at the end of the sentence, and the claim must be read with them. A run is
+*collapsed* if it ends with less than half of the accuracy it began with, or unfinished.
+
+p is the largest of a claim's parts, for all must hold, times two for the two looks (a claim with
+ten seeds from the start may have one). Benjamini and Hochberg's procedure (BH) keeps the false
+share of the article's claims seen below 5 %; a claim that cannot pass it, whatever the open ones
+bring, is undecided. Holm's column is for those who want no false one at all.
+
+A seed on another machine, which is a processor and a version of PyTorch, makes another model. So
+the arms of a seed are compared only where one machine has made them all; of several, the one whose
+set was complete first counts. (This rule was added on 1 December 2026, after C4's first look and
+before its second, when the machine had changed.)
 
 `make claims ONLY=C4` runs what is missing of one claim, on all cores, and goes on where it was
 stopped. `python chapters/claims/c04_r1_zero.py --estimate` says how long that takes, `--pilot`
@@ -108,18 +119,25 @@ def correction(
     """Return (p, whether it passes, Holm's p) of the family's claims whose last look is over.
 
     The article's claims pass by Benjamini and Hochberg, the new ones by Holm. None: it does not
-    pass with those that are in, and may when all are.
+    pass with those that are in, and may when all are; False: not even if all others have p = 0.
     """
     final = {key: found[key] for key in rows if key in found and is_over(rows[key], found[key])}
     p = {  # what was not tested claims nothing
         key: 1.0 if a.verdict == NOT_TESTED else claim_p(rows[key], a.estimates)
         for key, a in final.items()
     }
-    passes, adjusted = benjamini_hochberg(p, len(rows)), holm(p, len(rows))
-    if any(row.family == "new" for row in rows.values()):
-        passes = {key: value <= Q for key, value in adjusted.items()}
-    otherwise = False if len(p) == len(rows) else None
-    return {key: (p[key], passes[key] or otherwise, adjusted[key]) for key in p}
+    adjusted = holm(p, len(rows))
+
+    def passing(known: Mapping[str, float]) -> dict[str, bool]:
+        if any(row.family == "new" for row in rows.values()):
+            return {key: value <= Q for key, value in holm(known, len(rows)).items()}
+        return benjamini_hochberg(known, len(rows))
+
+    now, at_best = passing(p), passing(dict.fromkeys(rows, 0.0) | p)
+    return {
+        key: (p[key], True if now[key] else None if at_best[key] else False, adjusted[key])
+        for key in p
+    }
 
 
 def is_over(row: Criteria, found: Assessment) -> bool:
@@ -186,6 +204,10 @@ def sentence(row: Criteria, claim: Claim, found: Assessment) -> str:
     if found.verdict == IN_PART:
         absent = [f"{p.text} ({filled[p.name]})" for p in missing(row, found.estimates)]
         text += f" Missing: {'; '.join(absent)}."
+    if failed := [p for p in row.controls if p.excluded(found.estimates[p.name])]:
+        text += (
+            f" Controls that failed: {'; '.join(f'{p.text} ({filled[p.name]})' for p in failed)}."
+        )
     return text
 
 
@@ -208,6 +230,7 @@ def details(row: Criteria, claim: Claim, found: Assessment, places: Places) -> s
                 {"number": name.replace("_", " "), "estimate": value, "asked": "", "holds": ""}
             )
     notes = [f"{cell(reason)}: not counted" for reason in found.refused]
+    recorded = [r for r in read_records(places.records(row.key)) if r["role"] in LOOKED_AT]
     for arm in claim.arms:
         runs = [seed.records[arm] for seed in found.seeds]
         tried = tuned(row.key, arm, places) if arm in claim.tuning else []
@@ -218,10 +241,23 @@ def details(row: Criteria, claim: Claim, found: Assessment, places: Places) -> s
             chosen = f"settings chosen among {len(tried)} on {seeds}"
         text = f"{arm}: {len(runs)} runs, {bad[0]} collapsed, {bad[1]} failed; {chosen}"
         notes += [text] if runs else []
+    notes += machines(found, [r for r in recorded if r["arm"] in claim.arms])
     if not lines and not notes:
         return ""
     text = section(f"{row.key} {cell(row.title)}", lines, level=3)
     return text + "".join(f"- {note}\n" for note in notes)
+
+
+def machines(found: Assessment, recorded: Sequence[Mapping]) -> list[str]:
+    """Return on what the seeds that count were made, and how many runs of other machines do not."""
+    made: dict[str, list[int]] = {}
+    for seed in found.seeds:
+        cpu, _ = made_on(next(iter(seed.records.values())))
+        made.setdefault(cpu, []).append(seed.number)
+    places = [f"seeds {', '.join(map(str, numbers))} on {cpu}" for cpu, numbers in made.items()]
+    left = len(recorded) - sum(len(s.records) for s in found.seeds) - len(found.refused)
+    beside = f"; {left} runs of other seeds or machines are not counted" if left else ""
+    return [f"made: {'; '.join(places)}{beside}"] if places else []
 
 
 def asked(part: Part) -> str:
