@@ -5,9 +5,9 @@ labels, 150 steps. The true reward is the verifier, evaluated every 10 steps. Th
 chosen on one half of the problems, and all accuracies are read on the other. Chapter 05.
 
 All arms take C4's learning rate: the verifier's is C4's run on its base, only longer, and the other
-two must differ from it in their reward alone. The pairs were counted on tuning seed 100, for the
-reward model has to order between 65 and 85 % of held-out pairs rightly: 256 pairs brought 58 %,
-1,024 62 %, 4,096 67 % and 8,192 69 %.
+two must differ from it in their reward alone. Pairs and steps of the reward model were chosen on
+tuning seed 100 alone, for it has to order between 65 and 85 % of held-out pairs rightly: 256 pairs
+in 100 steps brought 58 %, 1,024 in 100 62 %, 4,096 in 400 67 % and 8,192 in 600 69 %.
 """
 
 import copy
